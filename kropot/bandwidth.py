@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,7 @@ _BURST_S: Final = 0.25
 """Unused time counts for this long, so that small contents do not wait for each other."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timetable:
+class Timetable(Struct, frozen=True, kw_only=True):
     """Rates by the minute of the week at which each begins, in order. Rates are bytes a second; None is no limit."""
 
     rates: tuple[tuple[int, int | None], ...]

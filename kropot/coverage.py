@@ -7,9 +7,11 @@ never read.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ledger.events import AuditRange
 
@@ -24,8 +26,7 @@ ONE_RUN_US = 15 * 60 * 1_000_000
 """Readings closer together than this (microseconds) belong to one run. A run records about every five minutes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class Due(Struct, frozen=True, kw_only=True):
     """A part of the space that should be read, both ends included. `at_us` is when it was last read, None if never."""
 
     start: bytes

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 
@@ -27,8 +28,7 @@ _TEXTS: Final = 40
 _BIG_BYTES: Final = 8 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class Places(Struct, frozen=True, kw_only=True):
     """The files and folders of one demo. The gateway serves `source`."""
 
     folder: Path

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from kropot.durable.newfile import write_new
 from kropot.errors import KropotError
@@ -41,8 +42,7 @@ class ForgetfulError(KropotError):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RememberedReplica:
+class RememberedReplica(Struct, frozen=True, kw_only=True):
     """The two places of a replica, without any credentials."""
 
     database: str

@@ -5,8 +5,13 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from msgspec import Struct
 
 HIDDEN: Final = "[hidden]"
 
@@ -25,6 +30,16 @@ _CONFIDENTIAL: Final = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 
 _known: set[str] = set()
 """Every secret of this process, in every spelling in which it could leak. One set serves the whole process."""
+
+
+def repr_without(*hidden: str) -> Callable[[Struct], str]:
+    """Return a `__repr__` for a class that holds secrets, or much: it shows all fields but these."""
+
+    def shown(self: Struct) -> str:
+        fields = (name for name in self.__struct_fields__ if name not in hidden)
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in fields)})"
+
+    return shown
 
 
 class Secret:

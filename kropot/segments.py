@@ -7,9 +7,10 @@ bytes, so any number of them may do it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from msgspec import Struct
 
 from kropot.durable.dirfd import NotRegularError, open_named
 from kropot.durable.errors import storage_error
@@ -36,8 +37,7 @@ _WAY_OUT = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class SegmentFile:
+class SegmentFile(Struct, frozen=True, kw_only=True, order=True):
     """A segment in the storage path, by its name: it holds events up to `last`; `partial` until it is full."""
 
     last: int

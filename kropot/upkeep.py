@@ -7,9 +7,10 @@ that fails is told and tried again, but for one that found the history itself to
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError, KropotError, UnacceptedErasureError
 from kropot.replay.kept import MARKS_EVERY, next_due
@@ -52,8 +53,7 @@ RENEWING_US = 300 * 1_000_000
 """How long a killed process keeps others out. `erase` waits longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chore:
+class Chore(Struct, frozen=True, kw_only=True):
     """Something to `do` every `every_s` seconds, and once more when all is over."""
 
     name: str

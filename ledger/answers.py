@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from ledger.events import Source
     from ledger.merkle import Frontier
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(Struct, frozen=True, kw_only=True):
     """The end of the log: the last position (0 if empty), its recorded time, and the frontier over all events.
 
     `recorded_us` is in microseconds since 1970 UTC.
@@ -22,8 +22,7 @@ class Head:
     frontier: Frontier
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(Struct, frozen=True, kw_only=True):
     """One append: the positions `first` to `last`, both included. All have the same recorded time.
 
     `recorded_us` is in microseconds since 1970 UTC.
@@ -45,8 +44,7 @@ class Erasure(NamedTuple):
     payloads: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceEntry:
+class SourceEntry(Struct, frozen=True, kw_only=True):
     """A source: its 128-bit id, its stream's version (which an append expects), and its newest state."""
 
     id: bytes
@@ -54,8 +52,7 @@ class SourceEntry:
     source: Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class Tally(Struct, frozen=True, kw_only=True):
     """How many elements of a source are in a state, and the bytes of their stored copies."""
 
     source: bytes
@@ -64,8 +61,7 @@ class Tally:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RebuildReport:
+class RebuildReport(Struct, frozen=True, kw_only=True):
     """What a rebuild did: events read up to `position`, entries made, and events of unknown types skipped."""
 
     position: int

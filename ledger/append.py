@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ledger.codec import (
     FLAG_CRITICAL,
@@ -30,7 +31,6 @@ from ledger.events import (
     StreamKey,
     Subject,
 )
-from ledger.fast_init import fast_init
 from ledger.merkle import Frontier
 from ledger.projection import Happened, project
 from ledger.rows import Batch, CommitRow, SourceRow, StoredEvent, StoredHead
@@ -58,9 +58,7 @@ def instance_key(name: str) -> StreamKey:
     return StreamKey(source=NO_SOURCE, kind=INSTANCE_KIND, id=name)
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewFact:
+class NewFact(Struct, frozen=True, kw_only=True):
     """A fact to append: its stream, when it was observed, and the version of the stream that it expects.
 
     `expected` counts the stream's events: 0 means that there is none yet, and None accepts any version. `observed_us`
@@ -73,8 +71,7 @@ class NewFact:
     expected: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AppendContext:
+class AppendContext(Struct, frozen=True, kw_only=True):
     """What an append depends on. All of it is read under the head's lock.
 
     `keys` are the facts' stored keys, in the order of the facts. `streams` has a row for each key that exists.

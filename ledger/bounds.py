@@ -5,33 +5,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Length:
+
+class Length(Struct, frozen=True):
     """Marks a byte string that has exactly this many bytes."""
 
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Least:
+class Least(Struct, frozen=True):
     """Marks a number's smallest value. Without a mark it is 0. The largest value is always 2^63-1."""
 
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class Most:
+class Most(Struct, frozen=True):
     """Marks a number that may not be greater."""
 
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class NotEmpty:
+class NotEmpty(Struct, frozen=True):
     """Marks a tuple that has at least one item."""
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ledger.errors import BadCheckpointError
 from ledger.merkle import HASH_BYTES
@@ -26,8 +27,7 @@ __all__ = [
 _MAX_DIGITS = 19
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """The head of a ledger at one moment: it has `size` events, and their tree has this `root` (32 bytes)."""
 
     origin: str

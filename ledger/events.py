@@ -11,13 +11,13 @@ give their lengths and bounds. Everything else (bytes, projection, audit, replay
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from msgspec import Struct
 
 from ledger.bounds import Iv, Length, Micros, NotEmpty, Ordinal, Salt, Seconds, Sha256
 from ledger.errors import DamagedRowError
-from ledger.fast_init import fast_init
 from ledger.lthash import ErasedRow  # noqa: TC001 -- the codec reads the hints
 from ledger.states import Damage, State, due_of, state_of
 
@@ -55,9 +55,7 @@ ListingMode = Literal["window", "full"]
 ObjectState = Literal["sound", "damaged", "lost", "released"]
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class StreamKey:
+class StreamKey(Struct, frozen=True, kw_only=True, order=True):
     """The subject of a fact. `kind` is an element's type ("file"), or one of the `@` kinds of the ledger itself."""
 
     source: bytes
@@ -84,9 +82,7 @@ class StreamKey:
         return not self.kind.startswith("@")
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
+class Copy(Struct, frozen=True, kw_only=True):
     """A stored copy: the object's SHA-256 (32 bytes), its size in bytes, and its IV (16 bytes) if it is encrypted.
 
     `revision` is the element's revision that was fetched; `instance` is the collector that stored it.
@@ -99,9 +95,7 @@ class Copy:
     instance: str
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """Fetches of the current revision have failed `attempts` times since `since_us`. The next is due at `next_try_us`.
 
     `reason` is a stable word ("http_500", "truncated", ...). It never holds a name, an address or a secret.
@@ -113,9 +107,7 @@ class Failure:
     next_try_us: Micros
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Element:
+class Element(Struct, frozen=True, kw_only=True):
     """Everything known about one element.
 
     `form` is the listing's form as canonical JSON bytes, as it was at the last change. `revision` counts from 1 and
@@ -157,8 +149,7 @@ class Element:
         return due_of(recorded_us, None if self.failure is None else self.failure.next_try_us)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldListing:
+class HeldListing(Struct, frozen=True, kw_only=True):
     """A listing that is held back: it misses `missing` of `known` elements, since `since_us`, for `reason`.
 
     The reason is "empty", "missing" or "misordered"; "too_many" or "too_large" if the listing was given up before its
@@ -176,8 +167,7 @@ class HeldListing:
         return self.reason == "accepted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surge:
+class Surge(Struct, frozen=True, kw_only=True):
     """Unusually many changes: `changed` of `known` elements within 24 hours, noticed at `since_us`."""
 
     changed: int
@@ -185,8 +175,7 @@ class Surge:
     since_us: Micros
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unserved:
+class Unserved(Struct, frozen=True, kw_only=True):
     """How many entries of its source a server does not serve, as it says itself. An excluded folder counts once."""
 
     sockets: int
@@ -198,8 +187,7 @@ class Unserved:
     excluded: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Listing(Struct, frozen=True, kw_only=True):
     """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
 
     `rejected` counts unreadable entries of the list. `unserved` and `unscanned_since`, the second since when the server
@@ -221,8 +209,7 @@ class Listing:
     closed: Seconds | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Struct, frozen=True, kw_only=True):
     """Everything known about one source: a server as seen through one token.
 
     `salt` (32 bytes) keys the stream digests and `token_mac`, HMAC-SHA-256(salt, "token" 0x00 token). `urls` holds the
@@ -252,8 +239,7 @@ class Source:
         return self.urls[-1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
+class Keeping(Struct, frozen=True, kw_only=True):
     """What persons decided about a source: its label, and that it retired, or is in use, since then. None: nothing."""
 
     label: str | None = None
@@ -261,8 +247,7 @@ class Keeping:
     in_use_us: Micros | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditRange:
+class AuditRange(Struct, frozen=True, kw_only=True):
     """All objects with a SHA-256 in [`start`, `end`] (32 bytes each) were read and compared by `at_us`.
 
     The audit covered the ledger up to `position`. It does not cover an object that was named later.
@@ -277,7 +262,7 @@ class AuditRange:
 # --- the facts -------------------------------------------------------------------------------------------------------
 
 
-class Fact:
+class Fact(Struct, frozen=True):
     """The base of every fact class. `TYPE` is its permanent name in headers. `VERSION` is its payload's schema version.
 
     Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
@@ -285,8 +270,6 @@ class Fact:
     (`NAMES_OBJECT`).
     A fact with `BEGINS` is the first of its stream, and no other fact about this kind of subject is.
     """
-
-    __slots__ = ()
 
     TYPE: ClassVar[str]
     VERSION: ClassVar[int] = 1
@@ -305,24 +288,21 @@ class Fact:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFact(Fact):
+class SourceFact(Fact, frozen=True, kw_only=True):
     """A fact about a source, with its whole new state."""
 
     SUBJECT: ClassVar[Subject] = Subject.SOURCE
     source: Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepingFact(Fact):
+class KeepingFact(Fact, frozen=True, kw_only=True):
     """A fact about what a person decided about a source, with all of it."""
 
     SUBJECT: ClassVar[Subject] = Subject.KEEPING
     keeping: Keeping
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElementFact(Fact):
+class ElementFact(Fact, frozen=True, kw_only=True):
     """A fact about an element, with its whole new state.
 
     `IS_PRESENT` is whether the source has the element after this fact, None if that may be either. `HOLDS` names the
@@ -353,8 +333,7 @@ class ElementFact(Fact):
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectFact(ElementFact):
+class ObjectFact(ElementFact, frozen=True, kw_only=True):
     """A fact about one of an element's objects: it is not what was stored, or it is gone.
 
     `sha256` names the object: the present copy's, or that of an older version (then `element.damage` is unchanged).
@@ -378,26 +357,24 @@ FACTS: dict[str, type[Fact]] = {}
 _F = TypeVar("_F", bound=Fact)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
 def fact(cls: type[_F]) -> type[_F]:
-    """Register a class as a fact: make it a frozen dataclass with slots, known to every part of the ledger.
+    """Register a class as a fact, known to every part of the ledger.
 
     Raises:
         TypeError: if another fact has this name, or the fact says that an object is not sound but has no `sha256`.
     """
-    made = fast_init(dataclass(init=False, frozen=True, slots=True, kw_only=True)(cls))
-    if made.__name__ in FACTS:
-        raise TypeError(f"two facts have the name {made.__name__}: give the new one another name")
-    if made.OBJECT_STATE not in {None, "sound"} and "sha256" not in made.__dataclass_fields__:  # type: ignore[attr-defined]
-        raise TypeError(f"{made.__name__} says that an object is {made.OBJECT_STATE}: give it the field `sha256`")
-    made.TYPE = made.__name__
-    made.NAMES_OBJECT = made.NAMES_OBJECT or made.OBJECT_STATE not in {None, "sound"}
-    FACTS[made.TYPE] = made
-    return made
+    if cls.__name__ in FACTS:
+        raise TypeError(f"two facts have the name {cls.__name__}: give the new one another name")
+    if cls.OBJECT_STATE not in {None, "sound"} and "sha256" not in cls.__struct_fields__:
+        raise TypeError(f"{cls.__name__} says that an object is {cls.OBJECT_STATE}: give it the field `sha256`")
+    cls.TYPE = cls.__name__
+    cls.NAMES_OBJECT = cls.NAMES_OBJECT or cls.OBJECT_STATE not in {None, "sound"}
+    FACTS[cls.TYPE] = cls
+    return cls
 
 
 @fact
-class LedgerBegan(Fact):
+class LedgerBegan(Fact, frozen=True, kw_only=True):
     """The first event of every ledger: its random id (16 bytes) and salt (32 bytes), and the version that made it."""
 
     SUBJECT: ClassVar[Subject] = Subject.LEDGER
@@ -407,7 +384,7 @@ class LedgerBegan(Fact):
 
 
 @fact
-class InstanceBegan(Fact):
+class InstanceBegan(Fact, frozen=True, kw_only=True):
     """A collector with this name ran for the first time, or for the first time with this version or host."""
 
     SUBJECT: ClassVar[Subject] = Subject.INSTANCE
@@ -416,7 +393,7 @@ class InstanceBegan(Fact):
 
 
 @fact
-class AuditAdvanced(Fact):
+class AuditAdvanced(Fact, frozen=True, kw_only=True):
     """An audit of contents advanced. `ranges` is the whole map of what was last read when, oldest first.
 
     It is about containers: a pack has its own name, and an object in a file of its own has that of the object.
@@ -428,7 +405,7 @@ class AuditAdvanced(Fact):
 
 
 @fact
-class DrillHeld(Fact):
+class DrillHeld(Fact, frozen=True, kw_only=True):
     """A person opened copies of the source with a kit, picked at random: `opened` of them opened, `failed` did not."""
 
     SUBJECT: ClassVar[Subject] = Subject.DRILL
@@ -437,24 +414,24 @@ class DrillHeld(Fact):
 
 
 @fact
-class SourceBegan(SourceFact):
+class SourceBegan(SourceFact, frozen=True, kw_only=True):
     """A token was used for the first time: it is a new source with its own elements."""
 
     BEGINS: ClassVar[bool] = True
 
 
 @fact
-class SourceRenamed(SourceFact):
+class SourceRenamed(SourceFact, frozen=True, kw_only=True):
     """The server moved to another address. Its elements are the same."""
 
 
 @fact
-class ListingAdvanced(SourceFact):
+class ListingAdvanced(SourceFact, frozen=True, kw_only=True):
     """A page of a listing was recorded. If the listing is interrupted, it continues from here."""
 
 
 @fact
-class ListingCompleted(SourceFact):
+class ListingCompleted(SourceFact, frozen=True, kw_only=True):
     """A listing was completed."""
 
     VERSION: ClassVar[int] = 4
@@ -462,7 +439,7 @@ class ListingCompleted(SourceFact):
 
 
 @fact
-class ListingHeldBack(SourceFact):
+class ListingHeldBack(SourceFact, frozen=True, kw_only=True):
     """A listing missed too many elements, or showed too many, to be believed. Nothing was marked as vanished.
 
     `source.held` says why.
@@ -473,12 +450,12 @@ class ListingHeldBack(SourceFact):
 
 
 @fact
-class AlarmsAccepted(SourceFact):
+class AlarmsAccepted(SourceFact, frozen=True, kw_only=True):
     """A person looked at a listing that was held back, or at a surge of changes, and accepted it."""
 
 
 @fact
-class RunFailed(SourceFact):
+class RunFailed(SourceFact, frozen=True, kw_only=True):
     """A run of the collector `instance` ended without success, for `reason`, a stable word ("refused", ...)."""
 
     instance: str
@@ -486,7 +463,7 @@ class RunFailed(SourceFact):
 
 
 @fact
-class ZoneChanged(SourceFact):
+class ZoneChanged(SourceFact, frozen=True, kw_only=True):
     """The server's zone changed: nearly all dates moved by `offsets` seconds, but no content changed."""
 
     IS_CRITICAL: ClassVar[bool] = True
@@ -494,22 +471,22 @@ class ZoneChanged(SourceFact):
 
 
 @fact
-class SourceLabelled(KeepingFact):
+class SourceLabelled(KeepingFact, frozen=True, kw_only=True):
     """A person gave the source a label, or took it away."""
 
 
 @fact
-class SourceRetired(KeepingFact):
+class SourceRetired(KeepingFact, frozen=True, kw_only=True):
     """A person said that nothing is collected from the source any more. Its copies stay."""
 
 
 @fact
-class SourceResumed(KeepingFact):
+class SourceResumed(KeepingFact, frozen=True, kw_only=True):
     """A person said that the source is in use: it did not retire, and no other source took its place so far."""
 
 
 @fact
-class VaultNamed(Fact):
+class VaultNamed(Fact, frozen=True, kw_only=True):
     """The source's list named its vault, or a further token of this vault continues the source.
 
     `token_macs` has the further tokens, the newest last, each as `Source.token_mac` has the first one.
@@ -521,33 +498,33 @@ class VaultNamed(Fact):
 
 
 @fact
-class RemoteObserved(ElementFact):
+class RemoteObserved(ElementFact, frozen=True, kw_only=True):
     """An element was seen for the first time."""
 
     IS_PRESENT: ClassVar[bool | None] = True
 
 
 @fact
-class RemoteChanged(ElementFact):
+class RemoteChanged(ElementFact, frozen=True, kw_only=True):
     """An element has another date: a new revision, unless the server says that the content is the same."""
 
 
 @fact
-class RemoteVanished(ElementFact):
+class RemoteVanished(ElementFact, frozen=True, kw_only=True):
     """The source no longer has the element. Its copies stay."""
 
     IS_PRESENT: ClassVar[bool | None] = False
 
 
 @fact
-class RemoteReappeared(ElementFact):
+class RemoteReappeared(ElementFact, frozen=True, kw_only=True):
     """A vanished element is listed again, unchanged or as a new revision."""
 
     IS_PRESENT: ClassVar[bool | None] = True
 
 
 @fact
-class CopyStored(ElementFact):
+class CopyStored(ElementFact, frozen=True, kw_only=True):
     """A copy is durable in the storage, under its SHA-256."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
@@ -555,7 +532,7 @@ class CopyStored(ElementFact):
 
 
 @fact
-class RemoteCopied(RemoteObserved):
+class RemoteCopied(RemoteObserved, frozen=True, kw_only=True):
     """An element was seen for the first time, and its copy is durable already: a RemoteObserved and a CopyStored."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
@@ -563,47 +540,47 @@ class RemoteCopied(RemoteObserved):
 
 
 @fact
-class FetchFailed(ElementFact):
+class FetchFailed(ElementFact, frozen=True, kw_only=True):
     """A fetch did not give a valid content (`element.failure` says why, and when the next try is due)."""
 
     HOLDS: ClassVar[tuple[str, ...]] = ("failure",)
 
 
 @fact
-class ElementDismissed(ElementFact):
+class ElementDismissed(ElementFact, frozen=True, kw_only=True):
     """A person said that nothing can be done about the element. It raises no alarm until there is news of it."""
 
     IS_DISMISSED: ClassVar[bool] = True
 
 
 @fact
-class DismissedFetchFailed(FetchFailed):
+class DismissedFetchFailed(FetchFailed, frozen=True, kw_only=True):
     """A fetch of a dismissed element failed again. It stays dismissed."""
 
     IS_DISMISSED: ClassVar[bool] = True
 
 
 @fact
-class DismissalWithdrawn(ElementFact):
+class DismissalWithdrawn(ElementFact, frozen=True, kw_only=True):
     """A person took a dismissal back: the element raises alarms again."""
 
 
 @fact
-class CopyDamaged(ObjectFact):
+class CopyDamaged(ObjectFact, frozen=True, kw_only=True):
     """The object of a copy is there but is not what was stored."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "damaged"
 
 
 @fact
-class CopyLost(ObjectFact):
+class CopyLost(ObjectFact, frozen=True, kw_only=True):
     """The object of a copy is gone from the store."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
 
 
 @fact
-class PayloadErased(Fact):
+class PayloadErased(Fact, frozen=True, kw_only=True):
     """The stream's payloads before this event were erased, and are null; the proof stays. See docs/format.md."""
 
     VERSION: ClassVar[int] = 2
@@ -615,8 +592,7 @@ class PayloadErased(Fact):
     rows: tuple[ErasedRow, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownFact:
+class UnknownFact(Struct, frozen=True, kw_only=True):
     """A fact of a type or schema that this version does not know. It is kept and proved, but not understood."""
 
     type_name: str
@@ -624,8 +600,7 @@ class UnknownFact:
     critical: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErasedFact:
+class ErasedFact(Struct, frozen=True, kw_only=True):
     """A fact whose payload was erased by law or policy."""
 
     type_name: str

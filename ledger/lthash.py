@@ -8,9 +8,10 @@ propagation with homomorphic hashing"). docs/format.md has it to the byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import shake_128
 from typing import Annotated, Final
+
+from msgspec import Struct
 
 from ledger.bounds import Length, Ordinal
 
@@ -28,8 +29,7 @@ _ONE: Final = _EVEN // 0xFFFF
 _ROOM: Final = 1 << 15
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErasedRow:
+class ErasedRow(Struct, frozen=True, kw_only=True):
     """The lanes of an erased element's row in the state digest, from the event at `position` to the next one's."""
 
     position: Ordinal

@@ -6,8 +6,9 @@ Leaves count from 0 here: the leaf of the event at position p has index p - 1.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +23,7 @@ _CHUNK = 1024
 """How many leaves are in memory at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frontier:
+class Frontier(Struct, frozen=True):
     """A tree of `size` leaves in at most 64 hashes: the roots of its complete subtrees, the largest first.
 
     The literature on transparency logs calls it the compact range [0, size).

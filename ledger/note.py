@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Struct
 
 from ledger.errors import BadCheckpointError
 
@@ -29,8 +30,7 @@ _DASH = "\u2014 "
 _MAX_SIGNATURES = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifierKey:
+class VerifierKey(Struct, frozen=True, kw_only=True):
     """A public key and the name that it signs with. Its text is `name+keyid+base64`."""
 
     name: str

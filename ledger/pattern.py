@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import types
-from dataclasses import dataclass, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgpack
+from msgspec import Struct
 
 from ledger.shape import bounds_of, hints_of
 
@@ -33,8 +33,7 @@ _FIRST_BYTE = 56
 """The first of a number's eight bytes is above this bit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recogniser:
+class Recogniser(Struct, frozen=True):
     """Recognises the payloads of one class of facts.
 
     `match` takes a payload and returns a match, or None, which says nothing about the payload. The match's groups are
@@ -47,7 +46,7 @@ class Recogniser:
     """The groups' numbers by name. Access by number is faster."""
 
 
-def recogniser(cls: type, *groups: str, only: Mapping[str, Any] = MappingProxyType({})) -> Recogniser:
+def recogniser(cls: type[Struct], *groups: str, only: Mapping[str, Any] = MappingProxyType({})) -> Recogniser:
     """Return the recogniser of this class with the fields in `groups` captured, named by their path ("copy_sha256").
 
     The byte string of any length, of which a class may hold one, is captured as "bytes", from 256 bytes on as "long".
@@ -83,7 +82,7 @@ def _packed(value: object) -> bytes:
     return re.escape(packed)
 
 
-def _map(cls: type, path: str, groups: frozenset[str], only: Mapping[str, Any]) -> bytes:
+def _map(cls: type[Struct], path: str, groups: frozenset[str], only: Mapping[str, Any]) -> bytes:
     hints = hints_of(cls)
     names = list(hints)
     if len(names) >= _FIXED_MAP:
@@ -115,7 +114,7 @@ def _value(marked: Any, path: str, groups: frozenset[str], only: Mapping[str, An
         return rb"\xc4%s.{%d}" % (re.escape(bytes([bounds.length])), bounds.length)
     if get_origin(hint) is Literal:
         return b"|".join(map(_packed, get_args(hint)))
-    if is_dataclass(hint) and isinstance(hint, type):
+    if isinstance(hint, type) and issubclass(hint, Struct):
         return _map(hint, path, groups, only)
     raise TypeError(f"a {hint} is not recognised")
 

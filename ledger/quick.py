@@ -6,7 +6,6 @@ payloads must be read by `ledger/codec.py`. For a recognised payload, both give 
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 from ledger.events import FACTS, ElementFact, RemoteObserved
@@ -50,7 +49,7 @@ def plain_types() -> frozenset[tuple[str, int]]:
         for name, cls in FACTS.items()
         if issubclass(cls, ElementFact)
         and not cls.IS_CRITICAL
-        and len(fields(cls)) == 1
+        and len(cls.__struct_fields__) == 1
         and cls.VERSION == RemoteObserved.VERSION
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ledger.events import (
     AuditAdvanced,
@@ -15,7 +18,6 @@ from ledger.events import (
     SourceFact,
     UnknownFact,
 )
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
     from ledger.events import AuditRange, Element, Keeping, Source, StreamKey
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """One event as read back: its position, its header's fields and its fact.
 
     `key` is None once the stream's payloads are erased. `stream` is the store's number of the stream. Times are in
@@ -42,9 +42,7 @@ class Event:
     fact: Fact | UnknownFact | ErasedFact
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """The projection of one element: its newest state, the stream's version, and the position of its newest event.
 
     `element` is None once its payloads are erased. `is_dismissed`: it raises no alarm (`ElementFact.IS_DISMISSED`).

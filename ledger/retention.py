@@ -6,8 +6,9 @@ persons decided, and `@freeing` how far bytes were freed; both belong to the led
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
+
+from msgspec import Struct
 
 from ledger.bounds import Length, Micros, Ordinal, Sha256
 from ledger.events import NO_SOURCE, ElementFact, Fact, ObjectState, StreamKey, Subject, fact
@@ -16,8 +17,7 @@ RETENTION_KEY = StreamKey(source=NO_SOURCE, kind=Subject.RETENTION.value, id="")
 FREEING_KEY = StreamKey(source=NO_SOURCE, kind=Subject.FREEING.value, id="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepRules:
+class KeepRules(Struct, frozen=True, kw_only=True):
     """The rules for one source (its id, 16 bytes), or for every source without rules of its own (None).
 
     `last`, `daily`, `weekly`, `monthly` and `yearly` count rounds, days, ...; 0 for a rule that was not given. Spans
@@ -35,16 +35,14 @@ class KeepRules:
     min_age_s: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
+class Pin(Struct, frozen=True, kw_only=True):
     """A restore point that a person keeps against every policy: the state after the event at `position`."""
 
     position: Ordinal
     label: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
+class Retention(Struct, frozen=True, kw_only=True):
     """What persons decided: the rules, and the restore points that they keep.
 
     `signature` is a signed note over both by the key for checkpoints, None where there is no such key.
@@ -55,8 +53,7 @@ class Retention:
     signature: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freed:
+class Freed(Struct, frozen=True, kw_only=True):
     """How far bytes were freed: every release up to position `to`, and `objects` with `bytes` since the beginning."""
 
     to: int
@@ -64,16 +61,14 @@ class Freed:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionFact(Fact):
+class RetentionFact(Fact, frozen=True, kw_only=True):
     """A fact about what a person decided about retention, with all of it."""
 
     SUBJECT: ClassVar[Subject] = Subject.RETENTION
     retention: Retention
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FreeingFact(Fact):
+class FreeingFact(Fact, frozen=True, kw_only=True):
     """A fact about how far bytes were freed. With `IS_OPEN`, objects that are not named can vanish at any moment."""
 
     SUBJECT: ClassVar[Subject] = Subject.FREEING
@@ -82,34 +77,33 @@ class FreeingFact(Fact):
 
 
 @fact
-class PolicySet(RetentionFact):
+class PolicySet(RetentionFact, frozen=True, kw_only=True):
     """A person gave the rules."""
 
 
 @fact
-class PointKept(RetentionFact):
+class PointKept(RetentionFact, frozen=True, kw_only=True):
     """A person keeps a restore point against every policy."""
 
 
 @fact
-class PointLetGo(RetentionFact):
+class PointLetGo(RetentionFact, frozen=True, kw_only=True):
     """A person no longer keeps a restore point."""
 
 
 @fact
-class FreeingBegan(FreeingFact):
+class FreeingBegan(FreeingFact, frozen=True, kw_only=True):
     """From now on objects without a name can vanish: a collector looks again before it names one."""
 
     IS_OPEN: ClassVar[bool] = True
 
 
 @fact
-class FreeingEnded(FreeingFact):
+class FreeingEnded(FreeingFact, frozen=True, kw_only=True):
     """The bytes of every release up to `freed.to` are free, as far as no other copy needs them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseFact(ElementFact):
+class ReleaseFact(ElementFact, frozen=True, kw_only=True):
     """Retention let a copy go: from now on the absence of its object `sha256` is not damage.
 
     `policy` is the position of the decision that entails it, for a reason of `REASONS`. It was made at `at_us` about
@@ -127,14 +121,14 @@ class ReleaseFact(ElementFact):
 
 
 @fact
-class CopyReleased(ReleaseFact):
+class CopyReleased(ReleaseFact, frozen=True, kw_only=True):
     """Retention let an older copy go. The element has another one, or none since before."""
 
     VERSION: ClassVar[int] = 2
 
 
 @fact
-class LastCopyReleased(ReleaseFact):
+class LastCopyReleased(ReleaseFact, frozen=True, kw_only=True):
     """Retention let the last copy of a vanished element go: the element has none any more."""
 
     IS_PRESENT: ClassVar[bool | None] = False
@@ -146,7 +140,7 @@ class LastCopyReleased(ReleaseFact):
 
 
 @fact
-class ReleaseWithdrawn(ElementFact):
+class ReleaseWithdrawn(ElementFact, frozen=True, kw_only=True):
     """A person took a release back before its bytes were freed: the object `sha256` is sound, and a copy again."""
 
     IS_CRITICAL: ClassVar[bool] = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 SOUND: Final = "sound"
 DAMAGED: Final = "damaged"
@@ -209,8 +210,7 @@ class LeaseRequest(NamedTuple):
     due_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(Struct, frozen=True, kw_only=True):
     """What a batch does to the projection.
 
     `entries` and `sources` replace the rows of their streams and numbers. `dropped` are streams whose entry and copies
@@ -226,8 +226,7 @@ class Changes:
     tallies: list[TallyRow]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(Struct, frozen=True, kw_only=True):
     """Everything that one append writes in one transaction. Copying a ledger writes several `commits` at once.
 
     `streams` are new streams as (number, stored key); the key is None once it is erased. `erased` are (stream, position

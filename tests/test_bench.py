@@ -17,6 +17,7 @@ SMALL = {
     "format": ("--elements", "50", "--listings", "1"),
     "endtoend": ("--repeat", "1", "--divide", "1000", "--sets", "small", "--peers", "kropotcli cbc"),
     "sealing": ("--seconds", "0.01"),
+    "classes": ("--seconds", "0"),
 }
 
 

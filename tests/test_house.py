@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ALLOWED = {"msgpack", "sqlalchemy"}
+ALLOWED = {"msgpack", "msgspec", "sqlalchemy"}
 ALLOWED_HERE = {
     "ledger/note.py": {"cryptography"},
     "ledger/sql/migrations": {"alembic"},

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import requests
 import urllib3
+from msgspec import Struct
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
 from kropot.objects.store import ObjectMissingError
@@ -53,8 +53,7 @@ class KeeperRefusalError(KropotError):
     http_status = 400
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteRange:
+class RemoteRange(Struct, frozen=True):
     """The bytes of an object from `offset` on, which are still to be read, and the whole object's size in bytes."""
 
     answer: requests.Response

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.afar.replica import ROWS, BadAnswerError, held_of_row, row_key
 from kropot.replay.diff import CHANGES
@@ -22,8 +23,7 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _SOURCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteDifferences:
+class RemoteDifferences(Struct, frozen=True, kw_only=True):
     """The positions of two moments, and the rows about what changed between them, as `replay --diff` prints them."""
 
     earlier: int

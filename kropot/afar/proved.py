@@ -6,8 +6,9 @@ that the event is the last one about its element: only whoever reads all headers
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.restore.history import AlteredError, header_of
 from ledger.codec import leaf_hash, stream_digest

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError, ServerRefusedError
 from kropot.query.past import KnownSource, Past
@@ -41,16 +42,14 @@ class BadAnswerError(IntegrityError):
         super().__init__(f"the keeper's answer about {what} does not conform to its API, so none of it was used")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteMoment:
+class RemoteMoment(Struct, frozen=True, kw_only=True):
     """What WHEN means at a keeper: a position, and notes for the user."""
 
     position: int
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteTree:
+class RemoteTree(Struct, frozen=True, kw_only=True):
     """The tree that a keeper claims: the ledger's id, the frontier, the first event, and the salts of the sources.
 
     `erased_at` is the position of the last erasure, 0 if there is none.
@@ -63,8 +62,7 @@ class RemoteTree:
     erased_at: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSources:
+class RemoteSources(Struct, frozen=True, kw_only=True):
     """The sources that a keeper shows, and the sums over their elements. `is_all` says whether these are all of it."""
 
     known: dict[bytes, KnownSource]

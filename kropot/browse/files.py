@@ -9,8 +9,10 @@ import pickle
 import threading
 from collections import Counter, OrderedDict
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec.structs import replace
 
 from kropot.browse.names import NamedFile, NameIndex
 from kropot.browse.sealed_pieces import SealedPieces

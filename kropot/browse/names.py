@@ -12,10 +12,11 @@ import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.browse.sealed_pieces import SealedPieces
 from kropot.sc2.form import Kind
@@ -42,8 +43,7 @@ _ROW: Final = struct.Struct("=QqQQIBB")
 """Size, time, place, mark, the end of the path, kind and state."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedFile:
+class NamedFile(Struct, frozen=True, kw_only=True):
     """A file, folder or symlink: its path, its sizes in bytes, when it was modified (ns), and where its copy is kept.
 
     `size` is that of the plain content as far as the form says it, else of the sealed one. `place` finds the rest.
@@ -65,8 +65,7 @@ class NamedFile:
         return self.state == "vanished"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
+class Child(Struct, frozen=True, kw_only=True):
     """What a folder shows: a name, and the file of this name, or None for a folder that no form tells of.
 
     `following` is the place to go on from.

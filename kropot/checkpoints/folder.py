@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.durable.dirfd import open_named, sync_folder
 from kropot.durable.newfile import name_new, sync_written, temporary_file
@@ -24,8 +25,7 @@ LEFT_S = 24 * 3600
 """A temporary file older than this (seconds) is abandoned. Writing takes moments, but the clocks can differ."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptCheckpoint:
+class KeptCheckpoint(Struct, frozen=True, kw_only=True):
     """An exported checkpoint: its number in its folder, its file, and the signed note in it."""
 
     number: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.checkpoints.folder import CheckpointFolderAwayError
 from kropot.checkpoints.state import SignerState
@@ -33,8 +34,7 @@ _MANY = 1_000_000
 """From this many events on, a message says that reading them takes a while."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+class Signed(Struct, frozen=True, kw_only=True):
     """A signed head: the checkpoint, its note, and the files that were written (none if all folders had it)."""
 
     checkpoint: Checkpoint
@@ -42,8 +42,7 @@ class Signed:
     paths: tuple[Path, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
+class _Before(Struct, frozen=True):
     """A tree that this key signed before, and where that is recorded."""
 
     where: str

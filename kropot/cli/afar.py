@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from kropot.cli.base import Settings, say, warn
 from kropot.cli.moments import read_note
@@ -64,8 +64,7 @@ def from_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteState:
+class RemoteState(Struct, frozen=True, kw_only=True):
     """A keeper's replica at a moment: its tree, a position in it, and the sources there."""
 
     replica: AfarReplica

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from msgspec.structs import asdict
 
 from kropot.cli.base import (
     Exit,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from msgspec import Struct
 
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.cli.paths import PATH
@@ -50,8 +50,7 @@ _key_file_option = click.option(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BookPlace:
+class BookPlace(Struct, frozen=True, kw_only=True):
     """Where a gateway has its tokens: its database, and where its master key and its revocations are if they are named.
 
     A command takes it as `place`, with `book_options`.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
+from msgspec.structs import replace
 
 from kropot.cli.base import Settings, emit, emit_json, open_ledger, say
 from kropot.cli.base import command as define

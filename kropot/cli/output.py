@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from kropot import logs
 from kropot.secret import redact
@@ -91,6 +93,8 @@ def _encodable(value: object) -> object:
             return {_encodable(key): _encodable(each) for key, each in value.items()}
         case list() | tuple():
             return [_encodable(each) for each in value]
+        case Struct():
+            return {name: _encodable(each) for name, each in asdict(value).items()}
         case _ if is_dataclass(value) and not isinstance(value, type):
             return {each.name: _encodable(getattr(value, each.name)) for each in fields(value)}
         case _:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from msgspec.structs import asdict
 
 from kropot.cli.base import Settings, emit, emit_json, emit_summary, open_ledger
 from kropot.cli.base import command as define

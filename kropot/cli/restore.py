@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import Struct
 
 from kropot.cli.afar import from_options
 from kropot.cli.base import Exit, Settings
@@ -237,8 +237,7 @@ def command(
 # --- what is done with them ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Hands:
+class _Hands(Struct, frozen=True, kw_only=True):
     """Who does the work, how owners come back, and the keys in the plans."""
 
     pool: Executor

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.cli.afar import refuse_token_alone
 from kropot.cli.base import open_ledger, say
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 _MANY = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreOrigin:
+class RestoreOrigin(Struct, frozen=True, kw_only=True):
     """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
     Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known. Once all
@@ -73,8 +73,7 @@ class RestoreOrigin:
         return sum(past or each.past is None for each in self.sources.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreWish:
+class RestoreWish(Struct, frozen=True, kw_only=True):
     """What a restore is asked for, as far as it decides what is read.
 
     `origin` is an export's folder or a keeper's address, None for the ledger, and `names` are the patterns.

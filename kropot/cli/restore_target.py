@@ -56,7 +56,7 @@ class Destination:
 
     def giver(self) -> NameGiver:
         """Open the folder, unless this run writes nothing, and return the object that names its files."""
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         from kropot.durable.target import WORK, NameRules, TargetFolder
         from kropot.restore.fingerprints import Fingerprints

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kropot.cli.paths import PATH, STORAGE, read_named
 from kropot.cli.sizes import SPAN, span_of
 from kropot.errors import UsageError
-from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
+from kropot.secret import Secret, credentials_in, guard, guard_credentials, repr_without, shown_url
 from kropot.securecopy.address import checked_base_url, is_user_agent, sends_token_in_clear
 from kropot.user_folders import config_folder, expanded, is_credential
 
@@ -34,8 +35,7 @@ _LONGEST_TOKEN: Final = 8192
 """No server accepts a longer header, so a longer file is not a token file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GlobalOption:
+class GlobalOption(Struct, frozen=True, kw_only=True):
     """An option that every command accepts, before or after its name. `name` is its long flag without the dashes."""
 
     name: str
@@ -164,8 +164,7 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigFile:
+class ConfigFile(Struct, frozen=True, kw_only=True):
     """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
@@ -175,34 +174,36 @@ class ConfigFile:
     """
 
     path: Path
-    values: Mapping[str, object] = field(repr=False)
-    tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    values: Mapping[str, object]
+    tables: Mapping[str, Mapping[str, Any]]
     is_confidential: bool = False
-    sources: Mapping[str, object] = field(default_factory=dict, repr=False)
+    sources: Mapping[str, object] = field(default_factory=dict)
     retention: Mapping[str, object] | None = None
-    notify: NotifyRules | None = field(default=None, repr=False)
+    notify: NotifyRules | None = None
     lock_days: int | None = None
     mistakes: Sequence[str] = ()
 
+    __repr__ = repr_without("values", "tables", "sources", "notify")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettingValue:
+
+class SettingValue(Struct, frozen=True, kw_only=True):
     """A value and its origin. `rank` is 3 for a flag, 2 for the environment, 1 for a file, 0 for the default."""
 
-    value: Any = field(repr=False)
+    value: Any
     rank: int
     origin: str
 
+    __repr__ = repr_without("value")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+
+class Settings(Struct, frozen=True, kw_only=True):
     """The values of all global options. Times are in seconds. `origins` says where each value came from."""
 
     token_given: Secret | None = None
     token_file: Path | None = None
     server_url: str | None = None
     storage_path: StorageAddress = Path("storage")
-    db_string: str = field(default="sqlite:///database.db", repr=False)
+    db_string: str = "sqlite:///database.db"
     instance_name: str = "main"
     log_level: str = "info"
     refresh_time: int = 300
@@ -215,7 +216,9 @@ class Settings:
     json: bool = False
     config: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
-    _read: list[Secret] = field(default_factory=list, repr=False, compare=False)
+    _read: list[Secret] = field(default_factory=list)
+
+    __repr__ = repr_without("db_string", "_read")
 
     @property
     def heard_level(self) -> str:

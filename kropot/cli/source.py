@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from kropot.cli.base import Settings, emit, emit_json, group, open_ledger
 from kropot.cli.naming import NAMED, Names, key_options
@@ -218,7 +218,7 @@ def _find(ledger: Ledger, name: str) -> tuple[Labels, bytes]:
 def _decide(ledger: Ledger, source: bytes, kind: type[KeepingFact], **changes: object) -> None:
     """Record a decision about a source. The earlier ones stay."""
     kept = keeping_of(ledger, source)
-    keeping: Keeping = replace(kept.keeping, **changes)  # type: ignore[arg-type]
+    keeping: Keeping = replace(kept.keeping, **changes)
     keep(ledger, source, kind(keeping=keeping), version=kept.version)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.cli.config_check import expected, option_name
 from kropot.cli.settings import GLOBAL_OPTIONS, Settings, resolve
 from kropot.errors import UsageError
+from kropot.secret import repr_without
 from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
@@ -46,12 +48,13 @@ _LIKE_AN_ID: Final = re.compile(r"[0-9a-fA-F]{8,}")
 _GLOBAL: Final = {option.field: option for option in GLOBAL_OPTIONS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceTable:
+class SourceTable(Struct, frozen=True, kw_only=True):
     """One table [source.NAME]. `values` spells the names of options with underscores."""
 
     name: str
-    values: Mapping[str, object] = field(repr=False)
+    values: Mapping[str, object]
+
+    __repr__ = repr_without("values")
 
 
 def source_tables(file: ConfigFile | None) -> dict[str, SourceTable]:

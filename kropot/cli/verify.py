@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec.structs
 
 from kropot.cli.base import (
     Exit,
@@ -239,7 +240,7 @@ def _fetch(settings: Settings, ledger: Ledger) -> RefetchDone:
 def show(finding: Finding, *, as_json: bool) -> None:
     """Print one finding."""
     if as_json:
-        emit_json("finding", dataclasses.asdict(finding))
+        emit_json("finding", msgspec.structs.asdict(finding))
         return
     where = [
         f"{name} {value}"

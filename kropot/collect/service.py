@@ -9,10 +9,11 @@ import platform
 import queue
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.bandwidth import RateLimiter
 from kropot.collect.binding import find_source
@@ -77,8 +78,7 @@ IN_STEP_ONCE_S: Final = 600.0
 """The same at the end of `--once`, where nobody waits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectOptions:
+class CollectOptions(Struct, frozen=True, kw_only=True):
     """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent.
 
     `label` is what the configuration file calls the source. The storages at `also_store` are kept in step with
@@ -112,8 +112,7 @@ class CollectOptions:
     also_store: tuple[StorageAddress, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail.
 
     `trouble` is the stable word for why the server kept the run from its work, None if it did not.
@@ -195,8 +194,7 @@ def collect(
 # --- what a collector stands on --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Movers:
+class _Movers(Struct, frozen=True, kw_only=True):
     """What moves contents: makers of the engines, and what publishes."""
 
     engine: Callable[[], TransferEngine]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +20,7 @@ _ALL = 0o7777
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attributes:
+class Attributes(Struct, frozen=True, kw_only=True):
     """What to give to an entry. None leaves it as it is.
 
     `owner` is (user, group) as numbers. Set-uid and set-gid bits of `mode` are given only together with the owner: they

@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from kropot.durable.errors import DiscardedError, StorageError, storage_error
 from kropot.durable.filesystem import file_system_type
@@ -42,8 +43,7 @@ _TRUSTED = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     """The chosen method, and why, in words for a log."""
 
     method: Method
@@ -76,8 +76,7 @@ def kernel_version(release: str) -> tuple[int, int]:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(Struct, frozen=True):
     """What stands between a written file and its durability: a generation of the volume, or an fsync under way."""
 
     generation: int

@@ -8,8 +8,9 @@ import ctypes
 import errno
 import os
 import sys
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from kropot.durable.dirfd import open_regular, sync_folder
 
@@ -159,8 +160,7 @@ class OsFiles:
         os.close(fd)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Room(Struct, frozen=True, kw_only=True):
     """What an ordinary user can still put on a file system: so many bytes and files. None: not known, or no limit."""
 
     bytes: int | None

@@ -15,9 +15,10 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
 
 from kropot.durable.attributes import put_on, put_on_link
 from kropot.durable.batch import choose_method
@@ -59,8 +60,7 @@ _OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)"
 _IMPOSSIBLE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameRules:
+class NameRules(Struct, frozen=True, kw_only=True):
     """What the target's file system can hold.
 
     `portable`: names that Windows cannot hold are escaped too. `fold_case`, `fold_unicode`: names that differ only in

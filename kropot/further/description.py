@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 KEY: Final = "further.json"
 MOST_BYTES: Final = 4096
@@ -12,8 +13,7 @@ _FORMAT: Final = "kropotcli further storage 1"
 _ID_BYTES: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class Description(Struct, frozen=True, kw_only=True):
     """The ids of its ledger and of itself (16 bytes each), and up to which position it has what events name."""
 
     ledger: bytes

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from msgspec import Struct
+
 from kropot.errors import IntegrityError, KropotError
 from kropot.further.description import KEY, MOST_BYTES, Description, parse
 from kropot.further.places import FurtherPlaces
@@ -71,8 +73,7 @@ class Further:
         self.row = row
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True, kw_only=True):
     """Where the first storage is, and which authorities certify servers."""
 
     first: StorageAddress

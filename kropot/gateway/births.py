@@ -8,8 +8,9 @@ write the database can choose neither a form nor a retired key.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.gateway.facts import form_of, listed_form, moving_form
 from kropot.gateway.ivs import NONCE_BYTES
@@ -29,7 +30,6 @@ from kropot.sc2.layout import (
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.seal import Sealing, seal_list_form
 from kropot.sc2.sparse import content_reader
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,9 +52,7 @@ LONGEST_REMEMBERED: Final = 4096
 """Longer records are read from the database each time, so that thousands of them do not fill memory."""
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+class Birth(Struct, frozen=True, kw_only=True):
     """A version as a vault seals it. `size` is the sealed length of the whole object, in bytes.
 
     `encoded` is what `form.encode` returns.

@@ -15,8 +15,9 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.errors import KropotError, UsageError
 from kropot.logs import log
@@ -51,8 +52,7 @@ class CommandStoppedError(KropotError):
     """The gateway is stopping, so a command was ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScanCommands:
+class ScanCommands(Struct, frozen=True, kw_only=True):
     """The commands before and after each scan, as words, and how long each may take, in seconds."""
 
     before: tuple[str, ...] = ()

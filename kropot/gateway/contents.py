@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
 from errno import ENOENT, errorcode
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.gateway.access import NotAcceptedError, RequestRefusedError
@@ -69,8 +70,7 @@ _WHOLE = 200
 _CACHE_CONTROL = b"max-age=0, must-revalidate, private"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
+class _Opened(Struct, frozen=True, kw_only=True):
     """An open file: its row, its bytes if it is small (and then no descriptor), and what its IV derives from.
 
     A file that `is_moving` is sent as it is now, under a nonce of its own. For a token of sc2 there is the `birth` of
@@ -87,8 +87,7 @@ class _Opened:
     birth: Birth | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class _Part(Struct, frozen=True, kw_only=True):
     """What to send: the open file, the bytes of it, and the headers."""
 
     opened: _Opened

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 
@@ -12,8 +13,7 @@ _SHOWN: Final = 200
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderMark:
+class FolderMark(Struct, frozen=True, kw_only=True):
     """A file that excludes all other contents of its folder, if it is there and begins with `header`."""
 
     name: str

@@ -7,8 +7,9 @@ when files in it come and go, and nobody fetches it again. Attributes that are t
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.errors import KropotError
 from kropot.gateway.describing import Describer

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 import msgpack
+from msgspec.structs import asdict
 
 from kropot.gateway.births import Births
 from kropot.gateway.entries import Sealings

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 
@@ -34,8 +35,7 @@ _SPECIAL: Final = re.compile(r"[\\*?\[]")
 Step = str | re.Pattern[str] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pattern:
+class Pattern(Struct, frozen=True, kw_only=True):
     """One pattern, ready to match. `text` is how it was given."""
 
     text: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 from kropot.gateway.marks import CACHE, mark_from
@@ -36,8 +37,7 @@ _MARKS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedPlace:
+class SelectedPlace(Struct, frozen=True, kw_only=True):
     """Where a walk is: whether it is excluded or included, and what the patterns say of the path up to here."""
 
     selection: ServedSelection

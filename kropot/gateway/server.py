@@ -7,9 +7,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access
@@ -57,8 +59,7 @@ if TYPE_CHECKING:
 _SETTLING_ROUNDS: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayOptions:
+class GatewayOptions(Struct, frozen=True, kw_only=True):
     """How a gateway runs. Times are in seconds, sizes in bytes.
 
     `kits` is the folder for the kits of keys that were requested over HTTP, `revocations` that of revoked tokens (see

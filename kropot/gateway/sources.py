@@ -11,13 +11,13 @@ import hashlib
 import os
 import stat
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from msgspec import Struct
 
 from kropot.durable.dirfd import open_entry
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.selection import ServedSelection
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,9 +57,7 @@ class FolderAwayError(OSError):
     """The folder itself is missing, or another one is in its place, so nothing is known about its files."""
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """A regular file as the file system describes it.
 
     Times are in nanoseconds since 1970, `size` is in bytes, and `mode` holds the permission bits.
@@ -96,9 +94,7 @@ class Seen:
         return abs(now_ns - self.ctime_ns) >= settle_ns
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScannedFile:
+class ScannedFile(Struct, frozen=True, kw_only=True):
     """A file that a walk found: its path (bytes, relative to the folder) and its metadata.
 
     A file that cannot be read is listed all the same, so that somebody notices.
@@ -111,24 +107,21 @@ class ScannedFile:
     """Whether a symlink has this path, and this is the file that it leads to."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScannedEntry:
+class ScannedEntry(Struct, frozen=True, kw_only=True):
     """A folder that a walk went into (the served one, too), or a symlink itself, wherever it leads."""
 
     path: bytes
     seen: Seen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True, kw_only=True):
     """A path that a walk could not read. Nothing at or below it counts as gone."""
 
     path: bytes
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
+class Skipped(Struct, frozen=True, kw_only=True):
     """An entry that a walk found and that is not served. A symlink is one that leads to no file inside the folder.
 
     What is excluded may be a folder. Nothing below it is looked at.
@@ -142,8 +135,7 @@ Walked = ScannedFile | ScannedEntry | Unreadable | Skipped
 """What a walk yields."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Level:
+class _Level(Struct, frozen=True, kw_only=True):
     """An open folder of a walk: its path with a slash, what is left of it, its place, and the marks that lie in it."""
 
     prefix: bytes

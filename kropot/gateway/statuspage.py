@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import asdict
 from starlette.requests import Request
 from starlette.responses import Response
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from kropot.gateway.tokenspec import CIPHER, DIGEST, KEY, PADDING, PADME, ROUNDS, SALT
 from kropot.sc2.layout import METHOD as SC2
+from kropot.secret import repr_without
 from kropot.securecopy.sealing import Kit
 
 if TYPE_CHECKING:
     from kropot.gateway.vaults import HeldVault
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
+class Token(Struct, frozen=True, kw_only=True):
     """A token as the gateway uses it. `stored_salt` goes into the ids.
 
     `kit` is what a CBC token seals with, and `held` the vault that a token of sc2 seals with, `padding` its contents. A
@@ -23,18 +24,20 @@ class Token:
     """
 
     number: int
-    id: str = field(repr=False)
+    id: str
     roles: frozenset[str]
     expires_s: int
     revoked_s: int | None
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     user_agents: frozenset[str]
     kit: Kit | None
-    stored_salt: str = field(repr=False)
-    iv_key: bytes = field(repr=False)
-    shown: dict[str, Any] = field(repr=False)
+    stored_salt: str
+    iv_key: bytes
+    shown: dict[str, Any]
     held: HeldVault | None = None
     padding: bool = False
+
+    __repr__ = repr_without("id", "stored_salt", "iv_key", "shown")
 
     @property
     def is_plain(self) -> bool:

@@ -8,8 +8,9 @@ import os
 import time
 import uuid
 from base64 import b64encode
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.errors import KropotError, UsageError, WrongKeyError
 from kropot.gateway.ivs import IV_KEY_BYTES
@@ -35,6 +36,7 @@ from kropot.logs import log
 from kropot.sc2.kit import OwnerKit
 from kropot.sc2.kits import STORED_SALT
 from kropot.sc2.layout import METHOD as SC2
+from kropot.secret import repr_without
 from kropot.securecopy.sealing import METHOD
 
 if TYPE_CHECKING:
@@ -55,8 +57,7 @@ _MOST_REMEMBERED = 4096
 _LONGEST_TOKEN = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
+class Created(Struct, frozen=True, kw_only=True):
     """A new token. If its key was to be kept, also the kit and the path of its file.
 
     The kit of a CBC token is the request's JSON with the key in it; a token of sc2 has a `vault_kit` instead. `warning`
@@ -65,9 +66,11 @@ class Created:
 
     token: Token
     warning: str | None
-    kit: dict[str, Any] | None = field(repr=False)
+    kit: dict[str, Any] | None
     kit_path: Path | None
-    vault_kit: OwnerKit | None = field(repr=False)
+    vault_kit: OwnerKit | None
+
+    __repr__ = repr_without("kit", "vault_kit")
 
 
 class TokenBook:

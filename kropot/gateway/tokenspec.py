@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from msgspec import Struct
+
 from kropot.errors import UsageError
 from kropot.sc2.layout import METHOD as SC2
+from kropot.secret import repr_without
 from kropot.securecopy.sealing import DIGESTS, MAX_ROUNDS, METHOD, trimmed
 
 STREAM_ROLE: Final = "securecopy.stream"
@@ -65,14 +67,15 @@ class SpecError(UsageError):
         self.fields = fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSealing:
+class TokenSealing(Struct, frozen=True, kw_only=True):
     """How a token seals. `passphrase` None asks for a key of 256 random bits, and `salt` None for a random salt."""
 
-    passphrase: str | None = field(repr=False)
-    salt: str | None = field(repr=False)
+    passphrase: str | None
+    salt: str | None
     digest: str
     rounds: int
+
+    __repr__ = repr_without("passphrase", "salt")
 
     @property
     def warning(self) -> str | None:
@@ -85,21 +88,19 @@ class TokenSealing:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VaultSealing:
+class VaultSealing(Struct, frozen=True, kw_only=True):
     """The token seals by sc2, with the keys of a vault. `padding` hides how long contents are."""
 
     padding: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSpec:
+class TokenSpec(Struct, frozen=True, kw_only=True):
     """A valid request for a token. `sealing` is None for a plain token. `expires_s` is in seconds since 1970.
 
     `max_file_size` is in bytes.
     """
 
-    id: str | None = field(repr=False)
+    id: str | None
     roles: tuple[str, ...]
     expires_s: int
     tags: tuple[str, ...]
@@ -108,6 +109,8 @@ class TokenSpec:
     ip_addresses: tuple[str, ...]
     user_agents: tuple[str, ...]
     sealing: TokenSealing | VaultSealing | None
+
+    __repr__ = repr_without("id")
 
 
 def asks_for_sealing(value: Any) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.state import VaultRow
@@ -29,8 +30,7 @@ class RetiredMasterError(KropotError):
     http_status = 503
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldVault:
+class HeldVault(Struct, frozen=True, kw_only=True):
     """A vault that the gateway holds: its number in the database, when it was made, and its keys."""
 
     number: int

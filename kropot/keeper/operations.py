@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from kropot.keeper.asking import MOST_ROWS, ROWS
 from kropot.keeper.visitor import Role
@@ -15,8 +16,7 @@ MOST_HEADERS: Final = 10_000
 STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
+class Parameter(Struct, frozen=True, kw_only=True):
     """A parameter of an operation, with its JSON schema."""
 
     name: str
@@ -25,8 +25,7 @@ class Parameter:
     in_path: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class Operation(Struct, frozen=True, kw_only=True):
     """Something that can be asked with GET: where, by whom, with which parameters, and the schema of the answer.
 
     `media` is the answer's media type. `fails` are the statuses of failures beside those that every operation has:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kropot.keeper.access import Admission
 from kropot.keeper.answering import KeeperAnswers
@@ -32,8 +34,7 @@ _ASKERS: Final = 4
 _READERS: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeeperOptions:
+class KeeperOptions(Struct, frozen=True, kw_only=True):
     """How a keeper runs. `limits` say when the replica raises an alarm."""
 
     limits: Limits = field(default_factory=Limits)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.logs import log
@@ -32,8 +33,7 @@ class CountingEndedError(KropotError):
     """Nobody waits for the answer any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worked(Generic[Question, Value]):
+class Worked(Struct, Generic[Question, Value], frozen=True, kw_only=True):
     """What was worked out for a question, or why it failed, how long that took, and when it ended (seconds)."""
 
     question: Question

@@ -6,8 +6,9 @@ import json
 import os
 import sqlite3
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.errors import KropotError, NoLedgerError
 
@@ -37,8 +38,7 @@ class KeeperStateError(KropotError):
     """The keeper's database cannot be used. The message says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeeperTokenRow:
+class KeeperTokenRow(Struct, frozen=True, kw_only=True):
     """A token as it is stored: its keyed hash (32 bytes), and what it is for. Times are seconds since 1970.
 
     `sources` are the ids (16 bytes) of the sources that it is bound to, None for all.

@@ -6,8 +6,9 @@ import hashlib
 import hmac
 import secrets
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.errors import UsageError, WrongKeyError
 from kropot.keeper.state import KeeperState, KeeperTokenRow
@@ -23,8 +24,7 @@ _LONGEST: Final = 256
 _KEY: Final = "keeper's key"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeToken:
+class MadeToken(Struct, frozen=True, kw_only=True):
     """A new token. Nothing but this holds its text: the database has a keyed hash of it."""
 
     text: str

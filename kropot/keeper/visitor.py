@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 
 class Role(StrEnum):
@@ -18,8 +19,7 @@ class Role(StrEnum):
 _RANKS: Final = {role: rank for rank, role in enumerate(Role)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visitor:
+class Visitor(Struct, frozen=True, kw_only=True):
     """Whoever sent a token: its number, its role, and the sources (16 bytes each) that it is bound to; None: all."""
 
     number: int

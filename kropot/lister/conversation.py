@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Generator
     from typing import TypeAlias, TypeVar
@@ -32,24 +34,21 @@ class ListingFailedError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageRequest:
+class PageRequest(Struct, frozen=True, kw_only=True):
     """Asks for at most `limit` entries after `since` (the server's wall clock as text; None: from the first entry)."""
 
     since: str | None
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Trouble(Struct, frozen=True, kw_only=True):
     """The page did not come: the reason as a stable word, and the HTTP status if the server answered."""
 
     reason: str
     status: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEntries:
+class NewEntries(Struct, frozen=True, kw_only=True):
     """Entries of a page, and lines that could not be read.
 
     A listing hands on each entry once, except where two pages meet: there an entry may come twice.

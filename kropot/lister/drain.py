@@ -11,6 +11,8 @@ from itertools import accumulate
 from operator import lt
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from kropot.lister.bad_rows import pass_bad_row
 from kropot.lister.conversation import FAR, ListingFailedError, ListingResult, NewEntries, PageRequest, Trouble
 from kropot.lister.find_zone import find_zone
@@ -35,8 +37,7 @@ MAX_DOUBTS = 20
 """How many times a listing may go back because a page began at a different place than requested."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
+class Range(Struct, frozen=True, kw_only=True):
     """What to list: from second `start` (None: from the first row) to the end.
 
     `cursor` is the newest second listed so far, `zone` the zone whose wall clock the server read last time, and

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from kropot.metrics.text import MetricSample
 
 if TYPE_CHECKING:
@@ -17,8 +19,7 @@ _COUNTED = ("new", "changed", "reappeared", "vanished", "copied", "bytes", "fail
 _CHANGES = ("new", "changed", "reappeared", "vanished")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundEnd:
+class RoundEnd(Struct, frozen=True, kw_only=True):
     """How a round ended. `trouble` is the stable word for why it failed, None if it did not.
 
     `counts` are what the round added to the run's progress, by the progress's names.

@@ -6,8 +6,9 @@ A metric that is not in `METRICS` cannot be written, so the dashboard and the al
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -56,8 +57,7 @@ METRICS: Final[Mapping[str, tuple[Kind, str]]] = {
 """All metrics: their kinds and what they say."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricSample:
+class MetricSample(Struct, frozen=True, kw_only=True):
     """One value of a metric of `METRICS`, with its labels."""
 
     name: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.query.facts import gather
@@ -27,8 +28,7 @@ EVERY_S: Final = 60.0
 _PATIENCE_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaLook:
+class ReplicaLook(Struct, frozen=True, kw_only=True):
     """What was seen of the replica at `at_us`."""
 
     facts: Facts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct, field
 
 from kropot.secret import redact
 
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
 State = Literal["start", "success", "fail", "alarm_began", "alarm_ended"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """One call. `command` is `collect`, `verify`, `prune` or `status`; `source` is a label or the beginning of an id.
 
     `text` is a sentence. `counts` are numbers and stable words. Neither holds a token, a key, or a name of a file.

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from msgspec import Struct
+
 from kropot.errors import UsageError
-from kropot.secret import guard
+from kropot.secret import guard, repr_without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,14 +34,15 @@ _TIMEOUT: Final = re.compile(r"(\d{1,4})(s|m|)")
 _LONGEST_S: Final = 300
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
+class Targets(Struct, frozen=True, kw_only=True):
     """Who is called. `timeout_s` bounds each call. None, and an empty tuple, mean that nobody is called this way."""
 
-    ping_url: str | None = field(default=None, repr=False)
-    apprise: tuple[str, ...] = field(default=(), repr=False)
-    command: tuple[str, ...] = field(default=(), repr=False)
+    ping_url: str | None = None
+    apprise: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     timeout_s: int = 10
+
+    __repr__ = repr_without("ping_url", "apprise", "command")
 
     @property
     def is_empty(self) -> bool:
@@ -48,11 +50,12 @@ class Targets:
         return self.ping_url is None and not self.apprise and not self.command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotifyRules:
+class NotifyRules(Struct, frozen=True, kw_only=True):
     """The table as it was read: values by the path of their table, e.g. `()`, `("verify",)`, `("source", "photos")`."""
 
-    tables: Mapping[tuple[str, ...], Mapping[str, Any]] = field(repr=False)
+    tables: Mapping[tuple[str, ...], Mapping[str, Any]]
+
+    __repr__ = repr_without("tables")
 
     def targets(self, command: str, source: str | None = None) -> Targets:
         """Return who is called about a command, and about a source by its label."""
@@ -108,7 +111,7 @@ def _read(
                 yield f"{where} has an unknown table {key!r}: write a command ({', '.join(COMMANDS)}), or source.LABEL"
             else:
                 yield from _read(value, below, tables)
-        elif path == ("source",) or name not in {each.name for each in fields(Targets)} | {"timeout"}:
+        elif path == ("source",) or name not in {*Targets.__struct_fields__, "timeout"}:
             yield f"{where} has an unknown name {key!r}: correct or remove it (see docs/operations.md)"
         else:
             try:

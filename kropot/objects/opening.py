@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import room_at
@@ -42,8 +43,7 @@ GATHERER: Final = "+pack"
 """The instance name under which loose objects are gathered into packs. Its lock allows one process per storage."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partial:
+class Partial(Struct, frozen=True, kw_only=True):
     """A content of which the bytes so far lie in an instance's folder; they were marked at `marked_s` (since 1970)."""
 
     instance: str
@@ -51,8 +51,7 @@ class Partial:
     marked_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectRange:
+class ObjectRange(Struct, frozen=True, kw_only=True):
     """Where an object lies in a pack: the pack's file, the object's first byte in it, and its length in bytes."""
 
     path: str

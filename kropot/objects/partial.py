@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+from msgspec import Struct
 
 from kropot.objects.layout import names_in
 from kropot.objects.store import CHUNK
@@ -30,8 +30,7 @@ _SHA256 = 32
 _TAIL = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class PartialMark:
+class PartialMark(Struct, frozen=True):
     """What is known of a partial content: its bytes so far, their SHA-256, and a note of whoever wrote them."""
 
     note: bytes
@@ -43,8 +42,7 @@ class PartialMark:
         return bytes(msgpack.packb([self.note, self.size, self.sha256]))
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPartial:
+class OpenPartial(Struct, frozen=True):
     """A partial content that is what it should be: a descriptor at its end, its hash so far, and its last bytes."""
 
     fd: int

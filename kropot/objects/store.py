@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from kropot.errors import IntegrityError
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +27,7 @@ class ObjectMissingError(IntegrityError):
         self.sha256 = sha256
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
+class Staged(Struct, frozen=True, kw_only=True):
     """A completely written object that has no name yet and may not be durable: its SHA-256 (32 bytes) and size.
 
     `path` is where it waits ("" where the store has no paths); `pending` belongs to the store that staged it.
@@ -38,7 +36,7 @@ class Staged:
     path: str
     sha256: bytes
     size: int
-    pending: object = field(default=None, repr=False, compare=False)
+    pending: object = None
 
 
 class Published(NamedTuple):
@@ -56,8 +54,7 @@ class Published(NamedTuple):
     place: Placement | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishError:
+class PublishError(Struct, frozen=True, kw_only=True):
     """The object was not made durable: no event may name it, and its element MUST be fetched again."""
 
     sha256: bytes
@@ -65,8 +62,7 @@ class PublishError:
     error: StorageError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
+class Leftover(Struct, frozen=True, kw_only=True):
     """A file in the store that is not an object: `path` is relative to the store's root, `size` in bytes.
 
     "temporary" is an upload of `instance` that never ended; "stray" has a name that no object has; "quarantined" is
@@ -111,8 +107,7 @@ class Upload(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakenUp:
+class TakenUp(Struct, frozen=True, kw_only=True):
     """An upload that goes on, the note of whoever kept it, and the last bytes of it (4096 of them, or all)."""
 
     upload: Upload

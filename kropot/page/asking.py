@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
+
+from msgspec import Struct, field
 
 from kropot.errors import UsageError
 from kropot.wording import as_written, written
@@ -26,8 +27,7 @@ class NoSuchPageError(UsageError):
     http_status = 404
 
 
-@dataclass(frozen=True, slots=True)
-class PageQuery:
+class PageQuery(Struct, frozen=True):
     """The parameters of one request."""
 
     given: Mapping[str, str] = field(default_factory=dict)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.page.texts import T
 from kropot.page.when import shown
@@ -21,8 +22,7 @@ _MASS_COUNT: Final = 5
 _FEW_FIRST: Final = 30
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrawnBar:
+class DrawnBar(Struct, frozen=True, kw_only=True):
     """One bar: where it stands, how high its parts are (pixels), and what it says. `zoom` are its two ends."""
 
     x: float

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError
 from kropot.proofs.make import CONSISTENCY, INCLUSION
@@ -34,8 +35,7 @@ MAX_BYTES = 4 << 20
 _ADVICE = "do not rely on this proof, and ask for a new one"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proved:
+class Proved(Struct, frozen=True, kw_only=True):
     """What a proof proves: facts by name, and the same as sentences."""
 
     facts: dict[str, Any]

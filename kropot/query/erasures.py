@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from kropot.wording import instant, moment, number
 from ledger.answers import Erasure
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Erased:
+class Erased(Struct, frozen=True, kw_only=True):
     """The sum of all erasures: `payloads` of `elements`, from event `first` to event `last`, None if there are none."""
 
     elements: int = 0

@@ -8,6 +8,8 @@ from heapq import heappop, heappush
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from kropot.query.erasures import Erased, erased_in
 from kropot.query.further import look_at_further
 from kropot.query.past import sources_at
@@ -46,8 +48,7 @@ _BAD: Final = ("damaged", "lost")
 _LISTED: Final = frozenset({ListingCompleted.TYPE, ListingHeldBack.TYPE})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailingElement:
+class FailingElement(Struct, frozen=True, kw_only=True):
     """An element whose fetches fail: why, how often, since when, and when the next try is."""
 
     key: StreamKey
@@ -57,8 +58,7 @@ class FailingElement:
     next_try_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedRun:
+class FailedRun(Struct, frozen=True, kw_only=True):
     """A run that ended without success: which collector's, why (a stable word), and when."""
 
     instance: str
@@ -66,8 +66,7 @@ class FailedRun:
     at_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFacts:
+class SourceFacts(Struct, frozen=True, kw_only=True):
     """The facts about one source.
 
     `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason. `failing`
@@ -120,8 +119,7 @@ class SourceFacts:
         return sum(self.reasons.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
 
     The last event was recorded at `recorded_us`, and observed at `observed_us` by the clock of who wrote it.

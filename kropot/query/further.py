@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.query.alarm import Alarm
@@ -21,8 +22,7 @@ BEHIND_S: Final = 2 * 86_400
 """A further storage that was not in step for this long is far behind."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FurtherFacts:
+class FurtherFacts(Struct, frozen=True, kw_only=True):
     """The facts about a further storage: what the ledger knows, and why it cannot be used now, None if it can.
 
     `waiting` is what an erasure left there for the ends of locks, None if nobody can say.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct, field
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
 from kropot.collect.failed_run import NO_ANSWER, REFUSED
@@ -22,8 +23,7 @@ _WHOLE_START: Final = bytes(32)
 _WHOLE_END: Final = b"\xff" * 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """When to raise an alarm, in seconds: since a good listing, of failing fetches, since contents were read.
 
     `drill_s` is the time since copies were last opened with a kit. None: no drill is expected.

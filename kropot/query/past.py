@@ -7,8 +7,9 @@ out unless it is asked for. Its copies stay, and are verified.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from kropot.wording import moment
 from ledger.append import source_key
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class Past(Struct, frozen=True, kw_only=True):
     """Why a source is past, and since when. `heir` is the source of the token that took over.
 
     `position` is that of the last decision about a retired source: who retired it knew of everything before.
@@ -45,8 +45,7 @@ class Past:
         return f"another token took over its address at {moment(self.since_us)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownSource:
+class KnownSource(Struct, frozen=True, kw_only=True):
     """A source with what persons decided about it. It began at `began_us`. `past` is None while it is in use.
 
     `vault` is the id (16 bytes) of the vault that seals it, None if its list names none.

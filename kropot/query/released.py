@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.wording import instant, moment
 from ledger.events import StreamKey
@@ -21,8 +22,7 @@ _PAGE: Final = 1000
 _WHY: Final = {"replaced": "a newer version had replaced it", "vanished": "its element had vanished"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
+class Released(Struct, frozen=True, kw_only=True):
     """A release: its event's position and time, its reason, who ran it, and the position of the policy."""
 
     position: int

@@ -6,8 +6,9 @@ hexadecimal. None means that there is no value.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict
 
 from kropot.wording import SECOND_US, instant
 from ledger.events import Element, ErasedFact, UnknownFact

@@ -10,6 +10,8 @@ import heapq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from ledger.append import source_key
 from ledger.decoding import fact_of
 from ledger.events import ListingAdvanced, ListingCompleted, ListingHeldBack
@@ -25,8 +27,7 @@ _LISTED = frozenset({ListingCompleted.TYPE, ListingHeldBack.TYPE})
 _LISTING = _LISTED | {ListingAdvanced.TYPE}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Round(Struct, frozen=True, kw_only=True):
     """A round of one source (16 bytes): its events lie in (`after`, `position`], beside those of other sources.
 
     `until_us` (microseconds since 1970) is the earliest time for which `--until` gives the state at `position`.

@@ -6,9 +6,11 @@ left out where there are many, unless it is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.durable.errors import StorageError
 from kropot.objects.freeing import CanFree
@@ -35,8 +37,7 @@ _FAR_DAYS: Final = 36_525
 _PAGE: Final = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
+class Space(Struct, frozen=True, kw_only=True):
     """Bytes in a storage. Elements can share objects, so the parts can be more than the whole.
 
     `waiting` was released and is not freed. `packed` lies in packs and nobody needs it. `older`, `orphans`,

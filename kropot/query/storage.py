@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.collect.transfer.kept import read_note
 from kropot.durable.errors import StorageError
@@ -43,8 +45,7 @@ SEGMENTS_LATE_S: Final = 900
 """How long events may be without a segment while listings complete: a collector writes segments once a minute."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LongTransfer:
+class LongTransfer(Struct, frozen=True, kw_only=True):
     """A content that comes, or waits for its rest: `received` of `length` bytes, the last of them at `heard_us`."""
 
     key: StreamKey
@@ -54,8 +55,7 @@ class LongTransfer:
     heard_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageFacts:
+class StorageFacts(Struct, frozen=True, kw_only=True):
     """The facts about the storage at `place`.
 
     `away` and `trouble` say why it cannot be used or looked at, `refusal` why `collect` would refuse this ledger with
@@ -82,8 +82,7 @@ class StorageFacts:
     packs: PackTotals = NO_PACKS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageLimits:
+class StorageLimits(Struct, frozen=True, kw_only=True):
     """When there is too little room: fewer bytes or fewer files than these."""
 
     min_free: int = 1 << 30

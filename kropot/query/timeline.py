@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from ledger.append import source_key
 from ledger.decoding import fact_of
 from ledger.events import ListingCompleted, ListingHeldBack
@@ -49,8 +51,7 @@ class Bar:
     spans: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
+class Timeline(Struct, frozen=True, kw_only=True):
     """Bars without gaps or overlaps, the earliest first, and the times of the ledger's first and last event."""
 
     began_us: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.replay.fold import pointers_for
 from kropot.replay.kept import MARKS
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotFinding:
+class SnapshotFinding(Struct, frozen=True, kw_only=True):
     """A snapshot that is wrong. `why` is the reason in words."""
 
     kind: str

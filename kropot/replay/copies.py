@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.fold import PAGE, image, pages
 from ledger.events import StreamKey
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldCopy:
+class HeldCopy(Struct, frozen=True, kw_only=True):
     """An element's copy, and what is needed to open it. The form and date are those of the copy's own revision.
 
     `sha256`, `size` (bytes) and `iv` describe the stored bytes. `sha256` is None if there was no copy yet. `is_older`
@@ -83,7 +81,7 @@ class HeldCopy:
         )
 
 
-flat = attrgetter("key.source", "key.kind", "key.id", *(each.name for each in fields(HeldCopy) if each.name != "key"))
+flat = attrgetter("key.source", "key.kind", "key.id", *(name for name in HeldCopy.__struct_fields__ if name != "key"))
 
 
 """Returns a copy as one tuple. Without events it holds only numbers, texts and bytes."""

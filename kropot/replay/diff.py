@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from kropot.replay.fold import PAGE, StalePointersError, image, pages, pointers_for
 from ledger.digest import row
@@ -22,8 +23,7 @@ CHANGES: tuple[Change, ...] = ("added", "changed", "stored", "vanished", "reappe
 _SERIOUS: dict[str, Change] = {"vanished": "vanished", "damaged": "damaged", "lost": "lost"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Difference(Struct, frozen=True, kw_only=True):
     """An element that has changed: its state at the earlier moment (None if unknown then) and at the later one.
 
     `position` is the position of its last event between the two moments.

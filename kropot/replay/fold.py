@@ -6,16 +6,16 @@ and stream of every event, and then one complete event for each stream.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError
 from kropot.replay.pointers import Pointers
 from ledger.decoding import fact_of
 from ledger.errors import DamagedRowError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
-from ledger.fast_init import fast_init
 from ledger.rows import StoredEvent, StoredFact
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ class StalePointersError(IntegrityError):
     """A pointer is not that of its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """An element's state at a position, and the position and time of the event that gave it that state.
 
     `event` is that event, where it was read whole.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError
 from kropot.replay.until import At, Position, When
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from ledger.log import Head, Ledger
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class Moment(Struct, frozen=True, kw_only=True):
     """A past state of the ledger: what the events up to `position` say.
 
     `until` is the request (an exclusive time in UTC, or `@position`), None for now. `recorded_us` is the time of the

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
 
 from kropot.replay.fold import PAGE, Standing, image, pages
 from ledger.events import StreamKey
@@ -20,8 +21,7 @@ LOOKED_AT: Final = 20_000
 """How many elements to look at for one page. Few of them may have existed at an early moment."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StandingsPage:
+class StandingsPage(Struct, frozen=True, kw_only=True):
     """Some elements at a position, in bytewise key order, and the stored key to go on after; None at the end."""
 
     standings: tuple[Standing, ...]

@@ -6,9 +6,10 @@ A time is exclusive: the state at a moment contains only what was recorded befor
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 from ledger.checkpoint import Checkpoint
@@ -39,16 +40,14 @@ _TIME = re.compile(
 _NOTE_LIMIT = 1 << 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class At:
+class At(Struct, frozen=True, kw_only=True):
     """A time in microseconds since 1970, exclusive. `naive` means that no offset was given, and UTC is assumed."""
 
     us: int
     naive: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
+class Position(Struct, frozen=True, kw_only=True):
     """The state after the event at this position. 0 is the state before all events."""
 
     position: int

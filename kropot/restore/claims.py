@@ -6,8 +6,9 @@ import base64
 import binascii
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.restore.names import split_path
@@ -26,8 +27,7 @@ class BadFormError(KropotError):
     """The form is not a JSON object, or its file name is not text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """What a form says about its file.
 
     `path` holds the folders and the file name, each as bytes. `name` is the whole path or name as claimed, in bytes.

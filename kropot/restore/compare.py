@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.durable.dirfd import descend, link_below, open_below
 from kropot.restore.entry import target_of
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from kropot.replay.copies import Copies
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
+class Verified(Struct, frozen=True, kw_only=True):
     """A copy of `size` plain bytes that is as it was stored, and that the folder holds, if one was given."""
 
     planned: Planned

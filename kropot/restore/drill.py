@@ -6,9 +6,10 @@ Nobody can tell beforehand which ones it will be. So a keeper cannot prepare for
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError, KropotError
 from kropot.query.names import FILE_KIND
@@ -42,8 +43,7 @@ _PROBES: Final = 4
 """How many random ids to try for each wanted copy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(Struct, frozen=True, kw_only=True):
     """The copies to open, how many elements each source has that the kits open, and the sources of other kits.
 
     `altered` are those of the picked elements whose events are not what was recorded. They count as not opened.

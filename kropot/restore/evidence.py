@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import os
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.restore.history import AlteredError, header_of
 from ledger.codec import SOURCE_BYTES, decode_header, decode_payload, leaf_hash
@@ -30,8 +31,7 @@ _LONGEST = 64 << 20
 _MOST_EVENTS = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """Where an export comes from: the first event of the ledger, its state after `position`, and its sources' salts."""
 
     first: StoredEvent

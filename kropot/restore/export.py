@@ -8,9 +8,10 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
 
 from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
@@ -47,8 +48,7 @@ Links = Literal["never", "reflink", "hard"]
 Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "too_large", "unplaceable"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class Exported(Struct, frozen=True, kw_only=True):
     """A copy that the export holds at `path`; `existed` is true if an earlier run wrote it."""
 
     held: HeldCopy
@@ -56,8 +56,7 @@ class Exported:
     existed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unexported:
+class Unexported(Struct, frozen=True, kw_only=True):
     """A copy that could not be exported; `why` is the reason in words."""
 
     flaw: Flaw
@@ -130,8 +129,7 @@ def export(
 _Done = tuple[Exported, os.stat_result | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _ExportTask:
+class _ExportTask(Struct, frozen=True):
     """A copy to write at a path. `is_taken`: a file is there already, which may be ours or not.
 
     `place` is where the ledger says that it lies in a pack.

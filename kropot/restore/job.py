@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kropot.durable.refusals import NoRoomError
 from kropot.restore.batches import Batches
@@ -55,8 +57,7 @@ _WINDOW = 64
 """How many entries are in progress one by one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class Restored(Struct, frozen=True, kw_only=True):
     """A restored file of `size` plain bytes, a folder, or a symlink. `existed` is true if it was there before this run.
 
     `overwrote` is true if it replaced a file that restore had not written, and `unlinked` if it should be one file with
@@ -70,8 +71,7 @@ class Restored:
     unlinked: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Written:
+class _Written(Struct, frozen=True, kw_only=True):
     """What came under its name. `existed` is true if this run did not write it.
 
     `found` is its status on disk, for the journal; None for a folder, which has `wanted` for its end instead.
@@ -145,8 +145,7 @@ def _apart(plans: Iterable[Planned | RestoreProblem], linked: Spool[Planned]) ->
             yield plan
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(Struct, frozen=True):
     """A planned entry. `is_taken`: something of its kind has its name already, which may be ours or not."""
 
     planned: Planned
@@ -154,8 +153,7 @@ class _Task:
     group: LinkGroup | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class _Job(Struct, frozen=True, kw_only=True):
     copies: Copies
     tree: TargetFolder
     journal: Journal

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from kropot.restore import authentic
 from kropot.restore.authentic import DamagedError, NoKitError, copy_authentic, open_authentic
@@ -39,8 +40,7 @@ Sealing = Literal["sc2", "cbc", "plain"]
 """How an element is sealed: authenticated, by AES-256-CBC, or not at all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class Opened(Struct, frozen=True, kw_only=True):
     """An opened form: its claim, its JSON (empty for sc2), and the key that opened it (None if it was not sealed).
 
     `is_bound` is whether the element's id was compared with the name in the form. `is_glance`: the claim has name and
@@ -54,7 +54,7 @@ class Opened:
     is_bound: bool = False
     is_glance: bool = False
     kept: tuple[int, int] | None = None
-    listed: ListedElement | None = field(default=None, repr=False, compare=False)
+    listed: ListedElement | None = None
 
     @property
     def sealing(self) -> Sealing:
@@ -64,8 +64,7 @@ class Opened:
         return "sc2" if isinstance(self.kit, Vault) else "cbc"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
+class Content(Struct, frozen=True, kw_only=True):
     """A content that was read to its end: the SHA-256 (32 bytes) and size (bytes) of the plain bytes.
 
     `form` is the complete form in an object of sc2, with all attributes and holes; None for other objects.

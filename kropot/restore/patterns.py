@@ -7,8 +7,9 @@ the given name beats the glob: then the text means this file alone. A backslash 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 from kropot.wording import as_written
@@ -21,8 +22,7 @@ _NAMED, _TYPED, _GLOB = range(3)
 """How well a text fits a name, best first: it is the printed name, the name itself, or a glob."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """How well each pattern fits a file: its index in the list of patterns, and a number that is smaller for better."""
 
     pattern: int
@@ -68,8 +68,7 @@ class Patterns:
         return not self._texts or any(fit.rank == self._best[fit.pattern] for fit in fits)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(Struct, frozen=True):
     named: bytes
     typed: bytes
     glob: re.Pattern[str]

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
+
 from kropot.errors import WrongKeyError
 from kropot.replay.fold import pages
 from kropot.restore.authentic import NoKitError
@@ -58,8 +60,7 @@ Problem = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreProblem:
+class RestoreProblem(Struct, frozen=True, kw_only=True):
     """An element that could not be restored: the problem, its name (None if unknown), and the reason in words."""
 
     problem: Problem
@@ -68,8 +69,7 @@ class RestoreProblem:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class Planned(Struct, frozen=True, kw_only=True):
     """A copy that can be opened, and its path below the target folder. `numbered` means that its own name was taken."""
 
     held: HeldCopy
@@ -100,8 +100,7 @@ class RestoreCounts:
     opened: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(Struct, frozen=True, kw_only=True):
     """What to restore: matching names, sources (ids of 16 bytes; none means all), and vanished elements or not.
 
     `past` includes past sources, which are otherwise restored only if `sources` names them. `both`: if two sources have
@@ -168,8 +167,7 @@ def _meant(ordered: Iterable[_Named], patterns: Patterns) -> Iterator[_Named]:
             above.append(each)
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
+class _Named(Struct, frozen=True):
     """What became of a copy, its path, and how the patterns fit it: None for a problem that is told in any case."""
 
     what: Planned | RestoreProblem

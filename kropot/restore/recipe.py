@@ -7,8 +7,9 @@ the key from it when they run.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.securecopy.sealing import KEY_BYTES, SEPARATOR, split_envelope
 
@@ -22,8 +23,7 @@ _TRIM = """K="${KEY#"${KEY%%[![:space:]]*}"}"; K="${K%"${K##*[![:space:]]}"}"; "
 """Sets K to KEY without white space at its ends: the server drops it when the token is made (docs/protocol.md, 5)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByteRange:
+class ByteRange(Struct, frozen=True, kw_only=True):
     """How keys are derived from a passphrase: the digest and the number of rounds, both from the kit."""
 
     digest: str = "sha512"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from kropot.durable.dirfd import open_named
 from kropot.durable.filesystem import OsFiles
@@ -25,8 +26,7 @@ _LONGEST = 1 << 20
 _MOST_LEDGERS = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenTree:
+class SeenTree(Struct, frozen=True, kw_only=True):
     """The tree of a ledger as it was seen at `at_us`, and the largest checkpoint that it was compared with then."""
 
     tree: Frontier

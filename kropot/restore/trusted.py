@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.errors import IntegrityError
 from kropot.wording import moment, number
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
             """The roots that are known, by size."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedTree:
+class SignedTree(Struct, frozen=True, kw_only=True):
     """A checkpoint whose signature was verified, and where it was found."""
 
     where: str

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from kropot.retention.needed import BATCH, needed_of, released_objects
 from ledger.errors import ConflictError
 from ledger.retaining import Freeing, freeing_of, head_locked, say_freed
@@ -45,8 +47,7 @@ class FreeingTakenOverError(ConflictError):
         super().__init__(())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FreeingRun:
+class FreeingRun(Struct, frozen=True, kw_only=True):
     """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising.
 
     With `repacking`, packs that hold released objects are rewritten, or `every_pack` with something unused. What the

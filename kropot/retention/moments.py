@@ -6,9 +6,10 @@ A round is one listing and the fetching after it. Its state is that of its end: 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from kropot.wording import SECOND_US
 
@@ -28,8 +29,7 @@ class RoundSpan(NamedTuple):
     at_us: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptMoments:
+class KeptMoments(Struct, frozen=True, kw_only=True):
     """The kept moments of one source, in order: positions of listings, and of the ends of their rounds."""
 
     listed: list[int]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
+
+from msgspec.structs import replace
 
 from kropot.objects.store import CHUNK, ObjectMissingError
 from kropot.retention.needed import releases_after

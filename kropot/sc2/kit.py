@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 from kropot.sc2.layout import VAULT_BYTES
 from kropot.sc2.vault import KEY_BYTES, MAX_MASTERS, Vault
-from kropot.secret import guard
+from kropot.secret import guard, repr_without
 from kropot.securecopy.sealing import Kit
 from kropot.securecopy.wire import canonical_json
 from ledger.errors import BadCheckpointError
@@ -29,16 +30,16 @@ _FIELDS: Final = _VAULT_FIELDS | {"format", "cbc", "verifier"}
 _CBC_FIELDS: Final = frozenset({"passphrase", "method", "digest", "rounds", "stored_salt"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CbcKey:
+class CbcKey(Struct, frozen=True, kw_only=True):
     """What opens one CBC token. With `stored_salt`, an id can be compared with the path in its form; None: unknown."""
 
     kit: Kit
-    stored_salt: str | None = field(default=None, repr=False)
+    stored_salt: str | None = None
+
+    __repr__ = repr_without("stored_salt")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnerKit:
+class OwnerKit(Struct, frozen=True, kw_only=True):
     """Everything that a kit holds: a vault, or None; the CBC tokens; the gateway's verifier key, where there is one."""
 
     vault: Vault | None = None

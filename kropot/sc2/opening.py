@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
+from msgspec import Struct
 
 from kropot.sc2.form import merged, parse_form, unpad_form
 from kropot.sc2.layout import (
@@ -21,6 +21,7 @@ from kropot.sc2.layout import (
 )
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
 from kropot.sc2.seal import CONTENT, FORM, LIST_FORM, Pieces, read_exactly
+from kropot.secret import repr_without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from kropot.sc2.vault import ObjectKeys, Vault
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedObject:
+class OpenedObject(Struct, frozen=True, kw_only=True):
     """An object whose header and form are proved. `chunks` gives the rest of what was read from it, once.
 
     `form` is complete: attributes that stood in front of the content are in it.
@@ -40,27 +40,29 @@ class OpenedObject:
 
     header: ObjectHeader
     form: Form
-    chunks: Iterator[bytes] = field(repr=False)
+    chunks: Iterator[bytes]
     """The file's bytes without its holes, in pieces. Raises RefusedError where the object is not what was sealed."""
 
+    __repr__ = repr_without("chunks")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedForm:
+
+class OpenedForm(Struct, frozen=True, kw_only=True):
     """A form that is proved, of a list or an object: which version of which element it describes, and what it says."""
 
     header: ObjectHeader
     form: Form
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedElement:
+class ListedElement(Struct, frozen=True, kw_only=True):
     """A proved form of a list, and what opens the object that it was listed with."""
 
     header: ObjectHeader
     form: Form
-    head: bytes = field(repr=False)
-    encoded: bytes = field(repr=False)
-    pieces: Pieces = field(repr=False)
+    head: bytes
+    encoded: bytes
+    pieces: Pieces
+
+    __repr__ = repr_without("head", "encoded", "pieces")
 
 
 def open_object(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedObject:

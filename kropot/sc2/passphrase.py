@@ -7,17 +7,17 @@ import hmac
 import os
 import unicodedata
 from base64 import b64decode, b64encode
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from msgspec import Struct
 
 from kropot.errors import IntegrityError, UsageError, WrongKeyError
 from kropot.sc2.kit import FORMAT, MAX_KIT, hex_field, load_object, read_fields
 from kropot.sc2.layout import NONCE_BYTES, VAULT_BYTES
-from kropot.secret import guard
+from kropot.secret import guard, repr_without
 from kropot.securecopy.wire import canonical_json
 
 if TYPE_CHECKING:
@@ -39,18 +39,19 @@ _MEMORY_A_LANE: Final = 8
 _FIELDS: Final = frozenset({"format", "vault", "argon2id", "check", "wrapped"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class Stretch(Struct, frozen=True, kw_only=True):
     """How Argon2id stretches a passphrase: memory in KiB, passes over it, lanes.
 
     The default is the second recommendation of RFC 9106, section 4. Raises UsageError for more than 1 GiB, 64 passes
     or 64 lanes.
     """
 
-    salt: bytes = field(repr=False)
+    salt: bytes
     memory_kib: int = 64 << 10
     passes: int = 3
     lanes: int = 4
+
+    __repr__ = repr_without("salt")
 
     def __post_init__(self) -> None:
         """Refuse what Argon2id has not, and what a hostile kit could ask for."""
@@ -79,15 +80,16 @@ class Stretch:
         return both[:_KEY], both[_KEY:]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockedKit:
+class LockedKit(Struct, frozen=True, kw_only=True):
     """A kit that its passphrase opens. `vault` (16 bytes) says which vault it opens, None if it holds none."""
 
     vault: bytes | None
     stretch: Stretch
-    check: bytes = field(repr=False)
-    wrapped: bytes = field(repr=False)
+    check: bytes
+    wrapped: bytes
     name: str = "that was given"
+
+    __repr__ = repr_without("check", "wrapped")
 
     def open(self, passphrase: str) -> OwnerKit:
         """Return the kit. It takes about as long as the stretching was made to take.

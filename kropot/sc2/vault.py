@@ -7,11 +7,13 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from kropot.errors import UsageError
 from kropot.sc2.keyed import KeyedHash, keyed_hash
 from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, ObjectHeader, bound_part
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
-from ledger.fast_init import fast_init
+from kropot.secret import repr_without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,15 +30,15 @@ _NONCES: Final = b"kropot sc2 nonces\x01"
 _SEALING: Final = b"kropot sc2 sealing\x01"
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectKeys:
+class ObjectKeys(Struct, frozen=True, kw_only=True):
     """The keys of one version of one element: `seal` for AES-256-GCM, `nonce` for its nonces. `head` is its header."""
 
     header: ObjectHeader
-    head: bytes = field(repr=False)
-    seal: bytes = field(repr=False)
-    nonce: bytes = field(repr=False)
+    head: bytes
+    seal: bytes
+    nonce: bytes
+
+    __repr__ = repr_without("head", "seal", "nonce")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

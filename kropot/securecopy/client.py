@@ -8,13 +8,13 @@ token travels in a header only; no error, log line or repr of this module holds 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, urlencode
 
 import requests
 import urllib3
+from msgspec import Struct
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
 from kropot.securecopy.address import RedirectedAwayError, checked_base_url, is_user_agent, redirected
@@ -72,8 +72,7 @@ class ServerTroubleError(KropotError):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerAccess:
+class ServerAccess(Struct, frozen=True, kw_only=True):
     """How to reach a server: its address, the token, and the authorities to trust (a PEM file; None: the usual ones).
 
     `http_timeout` and `silence_timeout` bound how long it may be silent, in seconds, and the smaller one counts; None

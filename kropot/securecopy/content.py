@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.sc2.layout import MEDIA_TYPE
@@ -43,8 +44,7 @@ class UnbelievableError(KropotError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentHead:
+class ContentHead(Struct, frozen=True, kw_only=True):
     """What the head of a believable content answer says.
 
     `iv` is None for plain content and for objects of `sc2`; `length` is the whole content's length in bytes where the

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from kropot.errors import KropotError
 from kropot.sc2.layout import is_list_form
@@ -40,7 +41,6 @@ from kropot.securecopy.sealed_form import (
 )
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
 from ledger.events import Unserved
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -105,9 +105,7 @@ class BadPageError(KropotError):
         self.reason = reason
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class Listed(Struct, frozen=True, kw_only=True):
     """One entry of a list page.
 
     `date` is the server's integer seconds and `tz` its zone's name when the row was made; `form` is canonical JSON
@@ -123,7 +121,7 @@ class Listed:
     form: bytes
     size: int | None = None
     etag: str | None = None
-    header: bytes | None = field(default=None, repr=False, compare=False)
+    header: bytes | None = None
 
     @property
     def is_sealed(self) -> bool:
@@ -136,8 +134,7 @@ class Listed:
         return is_strong and self.etag == etag and (size is None or self.size is None or self.size == size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
+class Rejected(Struct, frozen=True, kw_only=True):
     """A line that is not an entry: its number on the page (from 1), why, and its date if that can be read."""
 
     line: int
@@ -145,8 +142,7 @@ class Rejected:
     date: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(Struct, frozen=True, kw_only=True):
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
     `unserved` counts what the server does not serve of its source, and since the second `unscanned_since` it fails to
@@ -352,7 +348,7 @@ def _unserved(value: Any) -> Unserved | None:
         return None
     if not isinstance(value, dict):
         raise BadPageError("bad_header")
-    counts = {each.name: value.get(each.name, 0) for each in fields(Unserved)}
+    counts = {name: value.get(name, 0) for name in Unserved.__struct_fields__}
     if not all(type(count) is int and _is_size(count) for count in counts.values()):
         raise BadPageError("bad_header")
     return Unserved(**counts)

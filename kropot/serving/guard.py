@@ -13,9 +13,9 @@ import sys
 import termios
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kropot.securecopy.bulkwire import MAX_BODY
@@ -49,8 +49,7 @@ _RETRY_S = 2
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Bounds(Struct, frozen=True, kw_only=True):
     """What a client may cost. Times are in seconds.
 
     At most `connections` are open at once, and `per_address` for each client (for IPv6: for each /64 network). Behind

@@ -7,10 +7,10 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
+from msgspec import Struct
 
 from kropot.errors import KropotError
 from kropot.serving.guard import guarded
@@ -30,8 +30,7 @@ _STARTING_S: Final = 30.0
 _STOPPING_S: Final = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
+class TlsFiles(Struct, frozen=True, kw_only=True):
     """A server's certificate, with its chain, and the key of it: two files in PEM form."""
 
     certificate: Path

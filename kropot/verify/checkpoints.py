@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from ledger.audit import Finding
 from ledger.checkpoint import Checkpoint, open_checkpoint, origin_of, unverified_checkpoint
@@ -33,8 +34,7 @@ class Note(NamedTuple):
     size: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
+class Sealed(Struct, frozen=True, kw_only=True):
     """A checkpoint to compare. Its signature was verified if a key was given."""
 
     where: str

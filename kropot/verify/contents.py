@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.coverage import Due, due, read_by_us, runs_left, share
 from kropot.objects.bulk.protocol import CanRecall, HasPacks

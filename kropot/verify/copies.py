@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from ledger.errors import BrokenChainError
 from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
@@ -24,8 +25,7 @@ ObjectState = Literal["damaged", "lost", "unreadable", "recovered", "not_read", 
 BAD = frozenset({DAMAGED, LOST})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectReport:
+class ObjectReport(Struct, frozen=True, kw_only=True):
     """An object that needs a finding, and the `copies` that name it.
 
     "recovered" means that it was recorded as damaged or lost and is sound now. "not_read" means that it was recorded

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.verify.ways_out import BadCopy, explain
 from ledger.audit import Finding
@@ -26,8 +28,7 @@ NewState = Literal["damaged", "lost", "sound"]
 """The new state to record for a copy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class Case(Struct, frozen=True, kw_only=True):
     """One element that names a bad object: its copy's row, and everything that decides what is said of it."""
 
     key: StreamKey

@@ -5,8 +5,9 @@ Nothing is recorded in the ledger, which says what the first storage has.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from kropot.durable.errors import StorageError
 from kropot.errors import KropotError, LockedError

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.errors import ServerRefusedError
 from kropot.objects.stores.address import shown_storage
@@ -39,8 +41,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefetchDone:
+class RefetchDone(Struct, frozen=True, kw_only=True):
     """How a repair's fetching ended: the source (16 bytes) that was asked, None if none was, and why not all came."""
 
     source: bytes | None = None

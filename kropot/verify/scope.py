@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from kropot.further.healing import Healer
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from ledger.note import VerifierKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class Scope(Struct, frozen=True, kw_only=True):
     """What to check. The ledger, the projection, and the names and sizes of copies are always checked.
 
     `quick` reads no contents. `budget_s` (seconds) limits the time for reading contents. `max_age_us` (microseconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.durable.errors import storage_error
 from kropot.verify.checkpoints import FORKED, ROLLED_BACK
@@ -25,8 +26,7 @@ _TELL_EVERY = 1000
 AGAIN = "the ledger is not affected: move the file out of the storage path, and the next `collect` writes it again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
+class _Held(Struct, frozen=True, kw_only=True):
     """A segment whose first and last events could be read."""
 
     file: SegmentFile

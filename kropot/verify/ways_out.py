@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from ledger.audit import Severity
@@ -90,8 +91,7 @@ _NOTES = frozenset({Way.NONE, Way.NOTHING, Way.DISMISSED})
 """The ways that need nothing any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadCopy:
+class BadCopy(Struct, frozen=True, kw_only=True):
     """All that decides what is said of one copy of one element.
 
     `detail` is what the reader saw. `recorded` is what the ledger knew of it before this run. `unrecorded` is why this
@@ -117,8 +117,7 @@ class BadCopy:
         return self.recorded is None and self.found in {"damaged", "lost"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class Words(Struct, frozen=True, kw_only=True):
     """What is said of a copy: the finding's kind, severity and detail, and the way out."""
 
     kind: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from ledger.errors import DamagedRowError
 from ledger.events import StreamKey
@@ -11,8 +12,7 @@ from ledger.events import StreamKey
 Severity = Literal["error", "note"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One thing that an audit found. An "error" is wrong; a "note" is worth knowing.
 
     `kind` is a stable word. `element` is an element's id and `source` its source (hexadecimal). `object` is the SHA-256

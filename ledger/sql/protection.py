@@ -6,9 +6,9 @@ Only what the database shows is known: not who has the owner's password, or can 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from ledger.sql.dialects import Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Protection:
+class Protection(Struct, frozen=True, kw_only=True):
     """What keeps a user from rewriting history.
 
     "rights": the user has none for it. "triggers": the user can get round them, in these `ways`. "none": there are not

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from sqlalchemy import bindparam, insert
 
 from ledger.rows import StoredFact
@@ -38,8 +38,7 @@ a collector's threads would spend their time passing the lock around.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     """The statements that write rows into a table. Each takes the columns in their order.
 
     `one` takes a row, and is repeated for many rows if there is nothing better. `many` takes `MANY` rows, one after

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ledger.audit import IndexAudit, LogAudit
 from ledger.decoding import happened
@@ -29,8 +30,7 @@ PAGE = 1000
 """About how many events one transaction writes. A batch is never split."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyReport:
+class CopyReport(Struct, frozen=True, kw_only=True):
     """What a copy did: events written in this run, and the position, root and state digest that the ledgers share."""
 
     events: int

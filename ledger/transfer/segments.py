@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgpack
+from msgspec import Struct
 
 from ledger.codec import decode_header, leaf_hash, payload_digest
 from ledger.errors import MalformedEventError, MalformedSegmentError
@@ -34,8 +34,7 @@ _PAGE = 1024
 _LENGTH = struct.Struct(">I")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
+class Reach(Struct, frozen=True, kw_only=True):
     """What a segment commits to: the ledger's id, the first and last position, and the frontier after the last."""
 
     ledger_id: bytes

@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.sc2.kit import CbcKey, OwnerKit
 from kropot.securecopy.sealing import SEPARATOR

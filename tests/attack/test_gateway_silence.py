@@ -12,12 +12,12 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.gateway import app as app_module
 from kropot.gateway import contents as contents_module

@@ -14,10 +14,11 @@ import shutil
 import sqlite3
 import stat
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.cli.main import cli
 from kropot.objects.directory import DirectoryObjects

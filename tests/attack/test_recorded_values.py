@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import sqlite3
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.cli.base import Exit
 from kropot.cli.failures import explain

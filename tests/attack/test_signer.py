@@ -7,10 +7,11 @@ import json
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from kropot.checkpoints.folder import CheckpointFolder

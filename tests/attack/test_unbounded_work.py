@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import tracemalloc
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.collect.decide import sources
 from kropot.collect.decide.actions import Action, BeginListing, EndListing, ListPage, LookUp, RecordFacts, Say, TakeWork

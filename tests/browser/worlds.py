@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
+
+from msgspec.structs import replace
 
 from kropot.sc2.form import Form, Kind
 from kropot.sc2.seal import seal_list_form

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.cli.nagios import LESSER, PluginState, plugin_state, unknown_line
 from kropot.query.alarm import Alarm

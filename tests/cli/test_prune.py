@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.errors import Exit
 from kropot.objects.directory import DirectoryObjects

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgpack
+from msgspec.structs import replace
 
 from kropot.gateway.births import Births
 from kropot.gateway.keys import MasterKey

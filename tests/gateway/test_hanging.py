@@ -7,11 +7,11 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from msgspec.structs import replace
 
 from kropot.gateway import restless
 from kropot.gateway.sources import FolderSource, Seen

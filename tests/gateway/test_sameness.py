@@ -9,10 +9,10 @@ import os
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.sources import FolderSource, Seen

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import asdict
 
 from kropot.gateway.selection import named, selection_from
 from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Skipped, Unreadable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CACHE = b"Signature: 8a477f597d28d172789f06886806bc55\n# made by a test\n"
-NOTHING = {each.name: 0 for each in fields(Unserved)}
+NOTHING = dict.fromkeys(Unserved.__struct_fields__, 0)
 
 
 def write(root: Path, *names: str) -> None:

@@ -339,7 +339,7 @@ def test_too_long_path_is_told_and_not_silently_left_out(root: Path) -> None:
 
 
 def test_identity_differs_with_each_of_its_parts(root: Path) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     looks = tree(root).look(b"file")
     assert looks is not None

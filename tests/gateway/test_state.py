@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from kropot.errors import NoLedgerError
 from kropot.gateway.state import NewFile, State, StateError, Telling, TokenExistsError, VaultRow, open_state, tables

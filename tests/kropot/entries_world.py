@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.durable.dirfd import open_entry
 from kropot.gateway.describing import Describer
@@ -57,7 +58,9 @@ class EntriesWorld(SealedWorld):
         try:
             complete, _ = describer.form(descriptor, path, sealed_us=self.now_us)
             if complete.kind is Kind.FILE:
-                complete = replace(complete, sha256=hashlib.sha256(os.pread(descriptor, complete.size, 0)).digest())
+                complete = dataclasses.replace(
+                    complete, sha256=hashlib.sha256(os.pread(descriptor, complete.size, 0)).digest()
+                )
             read = content_reader(complete, lambda at, size: os.pread(descriptor, size, at), fitted(complete)[1])
             return self.put(source, fitted(complete)[0], lambda sealing: b"".join(sealing.span(read)))
         finally:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import Published

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import random  # noqa: TC003 -- dataclasses look at their annotations
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from kropot.collect.decide.actions import RecordFacts, TakeWork
 from kropot.collect.decide.inputs import Recorded, WorkTaken

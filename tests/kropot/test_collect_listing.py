@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
@@ -24,6 +24,9 @@ from kropot.collect.decide.listing import TRANSITIONS, ListingController, Listin
 from kropot.collect.decide.progress import Progress
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.sources import begin
+
+if TYPE_CHECKING:
+    from msgspec import Struct
 
 INPUTS = get_args(ListingInput)
 NOW_US = 1_800_000_000_000_000
@@ -52,9 +55,9 @@ def test_the_table_says_what_each_phase_waits_for() -> None:
 @pytest.mark.parametrize(
     ("phase", "kind"), [(phase, kind) for phase in Phase for kind in INPUTS if kind not in BY_PHASE[phase]]
 )
-def test_an_input_that_no_phase_waits_for_changes_nothing(phase: Phase, kind: type) -> None:
+def test_an_input_that_no_phase_waits_for_changes_nothing(phase: Phase, kind: type[Struct]) -> None:
     controller = a_controller(phase)
-    assert controller.take(NOW_US, object.__new__(kind)) == []
+    assert controller.take(NOW_US, kind(**dict.fromkeys(kind.__struct_fields__))) == []
     assert controller.phase is phase
 
 

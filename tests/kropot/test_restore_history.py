@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import sqlite3
 import tempfile
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kropot.replay.copies import HeldCopy
 from kropot.restore.evidence import read_history, with_events
@@ -393,7 +394,7 @@ def test_the_storage_alone_names_what_it_cannot_open(world: SealedWorld, run: Ru
     assert answer.code == 4
     assert "content: the object" in answer.err
     assert "1 object in the storage cannot be opened" in answer.err
-    other = kit_file(tmp_path, replace(VAULT, id=bytes(16)), "third.json")
+    other = kit_file(tmp_path, dataclasses.replace(VAULT, id=bytes(16)), "third.json")
     assert run("restore", "--from-storage", "--key", other, "--to", str(tmp_path / "no")).code == 13
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.errors import IntegrityError, PartialError
 from kropot.objects.directory import DirectoryObjects
@@ -416,7 +417,7 @@ def test_several_processes_decide_as_one_does(folder: RetentionWorld, monkeypatc
     folder.listed({f"{number}": None if number % 3 else "new" for number in range(20)})
     folder.listed({})
     monkeypatch.setattr(deciding, "RANGE", 3)
-    alone, several = (replace(folder.decider(), processes=count) for count in (0, 2))
+    alone, several = (dataclasses.replace(folder.decider(), processes=count) for count in (0, 2))
     found = list(several.all())
     assert {each.release.reason for each in found} == {"replaced", "vanished"}
     assert len(found) == 22

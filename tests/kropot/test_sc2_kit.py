@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kropot.errors import IntegrityError, UsageError, WrongKeyError
 from kropot.sc2.kit import MAX_KIT, CbcKey, OwnerKit

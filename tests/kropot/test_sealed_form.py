@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from base64 import b64encode
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kropot.collect.decide import plan
 from kropot.collect.decide.plan import Dates, is_only_moved, observe
@@ -51,6 +52,7 @@ def row(said: Any = FORM, version: str = "1", **other: Any) -> Listed:
         form=form_text(said, version),
         size=sealing.length,
         etag=sealing.header.etag,
+        header=sealing.header.encode(),
     )
     return replace(known, **other)
 
@@ -144,7 +146,7 @@ def element(listed: Listed) -> Element:
     return plan.stored(first.element, sha256=bytes(32), size=5, iv=None, instance="main").element
 
 
-NEWER = replace(FORM, mode=0o600)
+NEWER = dataclasses.replace(FORM, mode=0o600)
 
 
 @pytest.mark.parametrize("claims", [{}, {"etag": None, "size": None}])

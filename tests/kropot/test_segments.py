@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kropot.errors import IntegrityError
 from kropot.segments import SegmentFolder

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.collect.decide.inputs import NotReceived, Received
 from kropot.collect.transfer.curl import CurlEngine

@@ -8,10 +8,10 @@ import itertools
 import os
 import random
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.coverage import FIRST, LAST, due
 from kropot.durable.errors import storage_error

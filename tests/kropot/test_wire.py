@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ from ledger.events import Unserved
 from tests.vectors.load import Exchange, exchange, exchanges, forms
 
 TEXT = "text/plain; charset=UTF-8"
-KINDS = [each.name for each in fields(Unserved)]
+KINDS = list(Unserved.__struct_fields__)
 HEADER = b'{"remainingSince":1}\n\n'
 lists = [found for found in (*exchanges("list"), *exchanges("errors"), *exchanges("delete")) if "/list" in found.path]
 elements = [found for found in exchanges("submitdata") if found.status == 200]

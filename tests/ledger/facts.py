@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ledger.events import (
     FACTS,
@@ -218,7 +219,7 @@ def facts() -> st.SearchStrategy[Fact]:
 
 def _builds(cls: type) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
-    return st.builds(cls, **{field.name: _values(field.name, hints[field.name]) for field in fields(cls)})
+    return st.builds(cls, **{name: _values(name, hints[name]) for name in cls.__struct_fields__})
 
 
 def _values(name: str, hint: Any) -> st.SearchStrategy[Any]:
@@ -232,7 +233,7 @@ def _values(name: str, hint: Any) -> st.SearchStrategy[Any]:
         if parts[-1] is Ellipsis:
             return st.lists(_values(name, parts[0]), min_size=name == "urls", max_size=3).map(tuple)
         return st.tuples(*[_values(name, part) for part in parts])
-    return _builds(hint) if is_dataclass(hint) else _plain(name, hint)
+    return _builds(hint) if isinstance(hint, type) and issubclass(hint, Struct) else _plain(name, hint)
 
 
 def _plain(name: str, hint: Any) -> st.SearchStrategy[Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.query.render import event_json
 from ledger.audit import IndexAudit, LogAudit

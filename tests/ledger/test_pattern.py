@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.codec import encode_payload, read_payload
 from ledger.errors import MalformedEventError
 from ledger.events import FACTS, Copy, CopyStored, Element, Fact, Failure, HeldListing, RemoteObserved, Source
 from ledger.pattern import is_whole, number, recogniser
 from ledger.quick import plain_types
+from ledger.shape import hints_of
 from tests.ledger.facts import COPY, ELEMENT, facts
 
 ELEMENTS = recogniser(RemoteObserved, "element_copy_sha256", "element_copy_size", "element_date")
@@ -117,5 +117,5 @@ def test_every_plain_type_has_the_shape_of_the_one_that_stands_for_them() -> Non
     names = {"RemoteObserved", "RemoteChanged", "RemoteVanished", "RemoteReappeared", "CopyStored", "FetchFailed"}
     names |= {"ElementDismissed", "DismissedFetchFailed", "DismissalWithdrawn", "RemoteCopied"}
     assert plain_types() == {(name, RemoteObserved.VERSION) for name in names}
-    shapes = {name: [(field.name, field.type) for field in fields(FACTS[name])] for name in names}
+    shapes = {name: list(hints_of(FACTS[name]).items()) for name in names}
     assert set(map(tuple, shapes.values())) == {tuple(shapes["RemoteObserved"])}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random  # noqa: TC003  # dataclasses look at their annotations
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from ledger.events import (
     Copy,

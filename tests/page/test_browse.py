@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
+from msgspec.structs import replace
 
 from kropot.page.texts import T
 from ledger.events import CopyStored, Keeping, SourceLabelled, StreamKey

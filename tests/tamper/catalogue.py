@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgpack
+from msgspec.structs import replace
 
 from ledger.checkpoint import Checkpoint, origin_of, sign_checkpoint, unverified_checkpoint
 from ledger.codec import Header, decode_header, decode_payload, encode_header, encode_payload, leaf_hash, payload_digest

@@ -6,8 +6,10 @@ import hashlib
 import random
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.packs.format import ENTRY, FOOTER, PackEntry, footer_of, name_of

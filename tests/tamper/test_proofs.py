@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.errors import IntegrityError, UsageError
 from kropot.proofs import check_proof, prove_consistency, prove_event

@@ -6,10 +6,11 @@ Each variant is a release that the database takes: its bytes, tree and head are 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from kropot.retention.releasing import undo
 from kropot.verify.releases import ReleaseAudit
@@ -57,8 +58,7 @@ def build() -> RetentionWorld:
     return world
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(Struct, frozen=True):
     """What a release says of its decision, as the honest one would."""
 
     policy: int
@@ -79,7 +79,7 @@ def facts(world: RetentionWorld, target: tuple[str, str], words: Words | None = 
     kind: Any = CopyReleased
     if element.copy is not None and element.copy.sha256 == sha256 and not element.present:
         element, kind = replace(element, copy=None), LastCopyReleased
-    fact = kind(element=element, sha256=sha256, by="somebody", **vars(said))
+    fact = kind(element=element, sha256=sha256, by="somebody", **asdict(said))
     return NewFact(key=key, fact=fact, observed_us=world.clock_us)
 
 

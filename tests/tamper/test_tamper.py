@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from kropot.objects.directory import DirectoryObjects
 from kropot.replay.processes import in_processes

@@ -7,8 +7,10 @@ import random
 import shutil
 import sqlite3
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.checkpoints.folder import CheckpointFolder
 from kropot.checkpoints.signing import sign_head

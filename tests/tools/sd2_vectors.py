@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from ledger.digest import StateDigest, row, text_of
 from ledger.events import Copy, Element, StreamKey

@@ -5,8 +5,9 @@ Each action names the inputs that can answer it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,26 +23,22 @@ if TYPE_CHECKING:
     from ledger.replica import Entry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeginListing:
+class BeginListing(Struct, frozen=True, kw_only=True):
     """Become the one who lists this source, and read how it is: `ListingBegan` or `ListingBusy`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndListing:
+class EndListing(Struct, frozen=True, kw_only=True):
     """Let others list; nothing answers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListPage:
+class ListPage(Struct, frozen=True, kw_only=True):
     """Ask the server for a page: `PageListed`, `PageFailed` or `PageRefused`, with the same `check`."""
 
     ask: PageRequest
     check: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookUp:
+class LookUp(Struct, frozen=True, kw_only=True):
     """Read what the ledger knows of these entries: `LookedUp`.
 
     It knows none of them if they `are_new`. Where that is wrong, recording them conflicts, and they are looked up.
@@ -51,8 +48,7 @@ class LookUp:
     are_new: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prefetch:
+class Prefetch(Struct, frozen=True, kw_only=True):
     """Fetch these entries' contents in bulk, and make them durable, before they are recorded: `Prefetched`.
 
     `number` is the chunk's, which the answer has too.
@@ -62,18 +58,15 @@ class Prefetch:
     entries: tuple[Listed, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushPrefetched:
+class FlushPrefetched(Struct, frozen=True, kw_only=True):
     """Make durable soon what was prefetched, since no further `Prefetch` is to come for now; nothing answers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadSource:
+class ReadSource(Struct, frozen=True, kw_only=True):
     """Read the source as it is now: `SourceRead`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordFacts:
+class RecordFacts(Struct, frozen=True, kw_only=True):
     """Append the facts in one transaction: `Recorded` or `Conflicted`.
 
     With `drop` the facts about streams that have moved on are left out instead, and `Recorded` names them. Leases on
@@ -87,8 +80,7 @@ class RecordFacts:
     places: tuple[Placement, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountMissing:
+class CountMissing(Struct, frozen=True, kw_only=True):
     """Count the entries that are not in `seen` (by stream) and are missing (`plan.is_missing`): `MissingCounted`.
 
     It is a stretch of entries behind `after` that is looked at, so that nothing has to wait for all of them.
@@ -100,8 +92,7 @@ class CountMissing:
     after: StreamKey | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FindMissing:
+class FindMissing(Struct, frozen=True, kw_only=True):
     """Read those entries of a stretch behind `after`, at most `limit`: `MissingFound`."""
 
     seen: Bitmap
@@ -111,8 +102,7 @@ class FindMissing:
     limit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakeWork:
+class TakeWork(Struct, frozen=True, kw_only=True):
     """Lease entries to fetch, at most `limit`: `WorkTaken`. With `early` also those whose next try has not come.
 
     Nothing is leased where less than `min_free` bytes are free.
@@ -124,46 +114,39 @@ class TakeWork:
     early: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveBack:
+class GiveBack(Struct, frozen=True, kw_only=True):
     """Give leases back, None for all of this session; nothing answers."""
 
     keys: tuple[StreamKey, ...] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetch:
+class Fetch(Struct, frozen=True, kw_only=True):
     """Fetch these entries' contents: sooner or later a `Fetched` names each of them."""
 
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publish:
+class Publish(Struct, frozen=True, kw_only=True):
     """Make these contents durable under their names: `PublishDone`."""
 
     batch: tuple[Received, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskGone:
+class AskGone(Struct, frozen=True, kw_only=True):
     """Ask the server whether this element is gone: `GoneAnswered`."""
 
     failed: NotReceived
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
+class Beat(Struct, frozen=True, kw_only=True):
     """Say that this instance is alive, and prolong its leases; only `Ousted` may answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abandon:
+class Abandon(Struct, frozen=True, kw_only=True):
     """Break off every transfer: `Abandoned`, after the `Fetched` of those that had ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Say:
+class Say(Struct, frozen=True, kw_only=True):
     """Tell the user; `fields` hold no names and no secrets."""
 
     level: Literal["debug", "info", "warning", "error"]
@@ -172,8 +155,7 @@ class Say:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
+class Finish(Struct, frozen=True, kw_only=True):
     """End the process with this exit code; leases and the name are given back."""
 
     code: Exit

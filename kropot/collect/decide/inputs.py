@@ -5,10 +5,10 @@ kropot/collect/decide/actions.py says which input answers which action.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ledger.fast_init import fast_init
+from msgspec import Struct
+
 from ledger.vaults import NOTHING_NAMED
 
 if TYPE_CHECKING:
@@ -27,32 +27,27 @@ About = Literal["page", "listing", "sweep", "copies", "failures"]
 """What facts are recorded for: a page's entries, a listing's end, vanished elements, results of fetches."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(Struct, frozen=True, kw_only=True):
     """The collector is ready: its name is registered and its leftovers are gone; `position` is the ledger's head."""
 
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(Struct, frozen=True, kw_only=True):
     """Time went by."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopRequested:
+class StopRequested(Struct, frozen=True, kw_only=True):
     """Somebody wants the collector to end: "term" politely, "int" from the keyboard."""
 
     how: Literal["term", "int"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ousted:
+class Ousted(Struct, frozen=True, kw_only=True):
     """Another session has taken over this instance's name: nothing more may be written under it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListingBegan:
+class ListingBegan(Struct, frozen=True, kw_only=True):
     """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head.
 
     `closed` is the last second to which the server adds nothing, as it said at the last complete listing. It is None if
@@ -69,38 +64,33 @@ class ListingBegan:
     is_blank: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListingBusy:
+class ListingBusy(Struct, frozen=True, kw_only=True):
     """Another collector is listing this source; `source` is as it is now."""
 
     source: Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageListed:
+class PageListed(Struct, frozen=True, kw_only=True):
     """A page came."""
 
     page: Page
     check: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageFailed:
+class PageFailed(Struct, frozen=True, kw_only=True):
     """No page came."""
 
     trouble: Trouble
     check: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageRefused:
+class PageRefused(Struct, frozen=True, kw_only=True):
     """The server does not accept the token."""
 
     check: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookedUp:
+class LookedUp(Struct, frozen=True, kw_only=True):
     """What the ledger knows of the entries asked about, by type and id; and of the source.
 
     `free` is the room where the ledger is, in bytes (None: unknown). `naming` says which vault the source's list names.
@@ -113,9 +103,7 @@ class LookedUp:
     naming: Naming = NOTHING_NAMED
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefetchedCopy:
+class PrefetchedCopy(Struct, frozen=True, kw_only=True):
     """A content that is durable under its SHA-256: its size in bytes, its IV if it has one, its place in a pack."""
 
     sha256: bytes
@@ -124,8 +112,7 @@ class PrefetchedCopy:
     place: Placement | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prefetched:
+class Prefetched(Struct, frozen=True, kw_only=True):
     """What became of some `Prefetch`, by their numbers, and there by the places of the entries.
 
     What is missing there did not come.
@@ -134,16 +121,14 @@ class Prefetched:
     copies: Mapping[int, Mapping[int, PrefetchedCopy]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRead:
+class SourceRead(Struct, frozen=True, kw_only=True):
     """The source as it is now, and its stream's version."""
 
     source: Source
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(Struct, frozen=True, kw_only=True):
     """The facts are in the ledger; `dropped` are streams that had moved on, whose facts were left out.
 
     `position` is the ledger's new head.
@@ -155,16 +140,14 @@ class Recorded:
     position: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conflicted:
+class Conflicted(Struct, frozen=True, kw_only=True):
     """Nothing was recorded, since one of these streams had moved on."""
 
     about: About
     keys: frozenset[StreamKey]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissingCounted:
+class MissingCounted(Struct, frozen=True, kw_only=True):
     """How many entries of a range are `known` to be present, and how many of those a full listing did not show.
 
     `after` is where to go on, None when this was the last stretch.
@@ -175,16 +158,14 @@ class MissingCounted:
     after: StreamKey | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissingFound:
+class MissingFound(Struct, frozen=True, kw_only=True):
     """Entries of a stretch that were not seen by a full listing; `after` as in `MissingCounted`."""
 
     entries: tuple[Entry, ...]
     after: StreamKey | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkTaken:
+class WorkTaken(Struct, frozen=True, kw_only=True):
     """Leased entries to fetch; `next_due_us` is when the next ones are due, if there are none now.
 
     `free` is the room in bytes where there is least, in the storage or where the ledger is (None: unknown).
@@ -197,8 +178,7 @@ class WorkTaken:
     position: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Received(Struct, frozen=True, kw_only=True):
     """The receipt for a content that nothing speaks against. It is staged but not durable yet; `iv` if it is sealed."""
 
     entry: Entry
@@ -206,8 +186,7 @@ class Received:
     iv: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotReceived:
+class NotReceived(Struct, frozen=True, kw_only=True):
     """The receipt for a fetch that failed; nothing of it is left behind.
 
     `reason` is a stable word without names or secrets, and `status` the HTTP status if the server answered. `refused`
@@ -226,32 +205,28 @@ class NotReceived:
 Receipt = Received | NotReceived
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class Fetched(Struct, frozen=True, kw_only=True):
     """Fetches that ended."""
 
     received: tuple[Received, ...] = ()
     failed: tuple[NotReceived, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishDone:
+class PublishDone(Struct, frozen=True, kw_only=True):
     """What became of a batch of staged contents, in its order."""
 
     batch: tuple[Received, ...]
     results: tuple[Published | PublishError, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoneAnswered:
+class GoneAnswered(Struct, frozen=True, kw_only=True):
     """Whether the server says that an element is gone; None where it cannot be told."""
 
     failed: NotReceived
     gone: bool | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abandoned:
+class Abandoned(Struct, frozen=True, kw_only=True):
     """Every transfer was broken off; these were still under way."""
 
     entries: tuple[Entry, ...]

@@ -7,8 +7,10 @@ differs at every listing and says nothing. A form of `sc2` names the version, an
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.securecopy.sealed_form import is_same_content
 from ledger.events import (
@@ -37,8 +39,7 @@ _UNMOVED = frozenset({0})
 Observation = RemoteObserved | RemoteChanged | RemoteReappeared
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dates:
+class Dates(Struct, frozen=True, kw_only=True):
     """How far dates may have moved without anything having changed, by the number of zone changes they have seen."""
 
     by_epoch: tuple[frozenset[int], ...]
@@ -58,8 +59,7 @@ class Dates:
         return self.by_epoch[element.epoch] if element.epoch < len(self.by_epoch) else _UNMOVED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
+class Backoff(Struct, frozen=True, kw_only=True):
     """When a failed fetch is tried again: after `base_s` x 2^(n-1) seconds, at most `cap_s`, less up to half of it."""
 
     base_s: float = 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from kropot.collect.decide.plan import SECOND_US, Backoff
 from kropot.collect.decide.sources import Thresholds
@@ -18,8 +18,7 @@ LEASE_US = 300 * SECOND_US
 """How long a collector may be silent before another one takes over its work."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectRules:
+class CollectRules(Struct, frozen=True, kw_only=True):
     """How one collector works. `_us` are microseconds, `_s` seconds.
 
     `once` ends it when everything wanted was tried, `tries` times where it failed; `full` has it begin with a full

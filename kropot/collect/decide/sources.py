@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.collect.decide.plan import SECOND_US
 from ledger.events import (
@@ -40,8 +42,7 @@ MAX_UNLISTABLE = 1000
 """At most this many unlistable seconds are kept in a source: every event about the source carries them all."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
+class Thresholds(Struct, frozen=True, kw_only=True):
     """How much may go missing or change before it is not believed: shares of the known elements, and numbers of them.
 
     Vanishing is held back above `missing_share` and more than `missing_count`; a surge is more than `changed_share`
@@ -55,8 +56,7 @@ class Thresholds:
     changed_count: int = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(Struct, frozen=True, kw_only=True):
     """Which source a token and an address belong to.
 
     "known" is `id`; "moved" is a known token at an unknown address (`id` is where it was seen last); "unlisted" is a
@@ -67,8 +67,7 @@ class Match:
     id: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(Struct, frozen=True, kw_only=True):
     """What one page of a listing brought: counts of entries, and the newest second of it that can be believed.
 
     `afresh` counts the changed ones that had not changed within the last 24 hours already.
@@ -87,8 +86,7 @@ TOO_LARGE = "too_large"
 """Why a listing is held back before its end: it shows too many entries, or would add too much to the ledger."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(Struct, frozen=True, kw_only=True):
     """A listing that is not believed, for `reason` (a stable word): `missing` of `known` elements were missing."""
 
     reason: str

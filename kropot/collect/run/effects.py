@@ -5,10 +5,11 @@ The loop and the simulation share it, so that what is simulated is what runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, get_args
+
+from msgspec import Struct, field
 
 from kropot.collect.decide.actions import (
     Beat,
@@ -75,8 +76,7 @@ LedgerAction = (
 LEDGER_ACTIONS = get_args(LedgerAction)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEffects:
+class LedgerEffects(Struct, frozen=True, kw_only=True):
     """Carries out what concerns the ledger, for one instance and one source.
 
     `free_bytes` tells how much room the storage has, None where that is not known. `holds` tells whether an object is

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from kropot.collect.decide.actions import Abandon, AskGone, Fetch, FlushPrefetched, ListPage, Prefetch, Publish
 from kropot.collect.decide.inputs import (
@@ -69,8 +70,7 @@ class ListClient(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Crashed:
+class Crashed(Struct, frozen=True):
     """A thread met something unforeseen."""
 
     error: BaseException

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pycurl
+from msgspec.structs import replace
 
 from kropot.bandwidth import STEP_S
 from kropot.collect.decide.inputs import Received

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
+from msgspec import Struct
+
 from kropot.collect.decide.inputs import NotReceived
+from kropot.secret import repr_without
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, CONTENT_SILENCE_S
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,9 +25,7 @@ MAX_RESUMES = 5
 """How many times in a row a job may resume with little progress before it fails."""
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchJob:
+class FetchJob(Struct, frozen=True, kw_only=True):
     """One content to fetch, for this entry; `path` begins with a slash (`content_path`).
 
     `stream` is the element's own key, under which its bytes wait if the transfer breaks off. `opaque` says whether the
@@ -43,8 +42,7 @@ class FetchJob:
     sealed: ObjectHeader | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class Server(Struct, frozen=True, kw_only=True):
     """Where and how contents are asked for. The headers hold the token, so the repr leaves them out.
 
     `silence_s` bounds how long the server may be silent; `ca_file` is a PEM file of the authorities to trust instead of
@@ -52,11 +50,13 @@ class Server:
     """
 
     base_url: str
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str]
     connect_s: float = CONNECT_TIMEOUT_S
     silence_s: float = CONTENT_SILENCE_S
     ca_file: str | None = None
     limiter: RateLimiter | None = None
+
+    __repr__ = repr_without("headers")
 
 
 def refusal_in(receipts: Sequence[Receipt]) -> NotReceived | None:

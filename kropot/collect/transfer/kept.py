@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import msgpack
+from msgspec import Struct
 
 from ledger.errors import DamagedRowError
 from ledger.events import StreamKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptNote:
+class KeptNote(Struct, frozen=True, kw_only=True):
     """The element, and what is known of its content: strong ETag, IV (16 bytes) if it has one, and length in bytes.
 
     `sealed` is the clear header (144 bytes) with which an object of `sc2` begins.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.blocking import BlockingFetcher

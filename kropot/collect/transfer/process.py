@@ -12,10 +12,11 @@ import queue
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec.structs import replace
 
 from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.prefetch import PrefetchedObject

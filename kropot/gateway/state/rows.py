@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from kropot.errors import KropotError
-from ledger.fast_init import fast_init
 
 PER_SECOND: Final = 256
 """How many versions can share a date. A page can exceed its limit by this many, to include its whole last second."""
@@ -73,9 +73,7 @@ class VersionPage(NamedTuple):
     tellings: dict[bytes, Telling]
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewFile:
+class NewFile(Struct, frozen=True, kw_only=True):
     """A version to record: of a new file (`id` is None), or of a known file (its `id`, current date and audience).
 
     The other fields are those of `FileRow`. A version with `is_silent` keeps its date: nothing that is listed changed.
@@ -98,8 +96,7 @@ class NewFile:
     facts: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRow:
+class TokenRow(Struct, frozen=True, kw_only=True):
     """A token as stored: its number, keyed hash and sealed record, and when it was created and revoked.
 
     Times are in seconds since 1970.
@@ -112,8 +109,7 @@ class TokenRow:
     revoked_s: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VaultRow:
+class VaultRow(Struct, frozen=True, kw_only=True):
     """A vault as stored: its number, its id (16 bytes) and its sealed keys. `number` is 0 before it is stored."""
 
     number: int
@@ -122,8 +118,7 @@ class VaultRow:
     created_s: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedSourceRow:
+class ServedSourceRow(Struct, frozen=True, kw_only=True):
     """The served folder: a random id (16 bytes), its path, its last date, and whether lists are ready.
 
     `last_date` is in seconds since 1970. It is None until a version has a date.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from kropot.objects.bulk.packs import PackRead
     from kropot.objects.packs.accounts import PackAccounts
@@ -53,8 +55,7 @@ class RangeRead:
     pack: PackRead | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackFlaw:
+class PackFlaw(Struct, frozen=True, kw_only=True):
     """What is wrong with the pack `name` (32 bytes) as a whole, or with what the ledger says of it.
 
     `object` (32 bytes) is the first object that is concerned, None for the pack itself. A "note" harms nothing.

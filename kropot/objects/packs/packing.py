@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.durable.errors import StorageError
 from kropot.objects.packs.format import MOST_BYTES
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from kropot.objects.store import Staged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackRule:
+class PackRule(Struct, frozen=True, kw_only=True):
     """Objects of fewer than `below` bytes go into packs where a batch has a pack's worth of them; 0 makes no packs.
 
     That is `worth` bytes, or `many` objects: tiny ones would never be so many bytes, and each costs a file.

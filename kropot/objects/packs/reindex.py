@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from kropot.durable.errors import storage_error
 from kropot.objects.packs.format import PackDamagedError
@@ -19,8 +20,7 @@ MOST_DAMAGED = 20
 """How many damaged packs are reported one by one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReindexReport:
+class ReindexReport(Struct, frozen=True, kw_only=True):
     """How many packs and objects were indexed, and how many packs are damaged, the first of them with what is wrong.
 
     `forgotten` packs were in the ledger and are not in the storage.

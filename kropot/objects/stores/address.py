@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
+
+from msgspec import Struct
 
 from kropot.errors import UsageError
 
@@ -15,8 +16,7 @@ _HOST = re.compile(r"\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+").fullmatch
 _MOST_PORT = 65_535
 
 
-@dataclass(frozen=True, slots=True)
-class BucketAddress:
+class BucketAddress(Struct, frozen=True):
     """A bucket, and the prefix of all keys in it without slashes at its ends; "" is the whole bucket.
 
     `lock_days`: for so many days the bucket locks what is written, as the user says; None if it locks nothing.
@@ -31,8 +31,7 @@ class BucketAddress:
         return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
 
-@dataclass(frozen=True, slots=True)
-class SftpAddress:
+class SftpAddress(Struct, frozen=True):
     """A folder on an SFTP server, absolute unless it begins with `~/`; without a user or port, SSH's own rules hold."""
 
     host: str

@@ -6,8 +6,9 @@ any thread and, in a fork, from any process is fine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from kropot.durable.errors import StorageError
 
@@ -57,8 +58,7 @@ class RemoteVersion(NamedTuple):
     is_newest: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True, kw_only=True):
     """What a store can do beyond the least; nothing that is promised rests on any of it.
 
     `conditional_put`: it can refuse to write over a file. `rename`: a file can get another name in one step.

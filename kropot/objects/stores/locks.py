@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 DAY_S: Final = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class LockRule:
+class LockRule(Struct, frozen=True):
     """A bucket locks what is written for so many `days`. Times are in seconds since 1970."""
 
     days: int

@@ -13,9 +13,10 @@ import itertools
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from heapq import merge
 from typing import TYPE_CHECKING, BinaryIO, cast
+
+from msgspec.structs import replace
 
 from kropot.durable.errors import DiscardedError, StorageError, storage_error
 from kropot.objects.layout import is_object

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from kropot.durable.errors import StorageError
 
@@ -26,15 +27,14 @@ class SlowDownError(PassingError):
     """The store asks for fewer requests."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
+class Retries(Struct, frozen=True, kw_only=True):
     """At most so many attempts; the first wait is up to `first_s` seconds, each further one up to twice as long."""
 
     attempts: int = 6
     first_s: float = 0.25
     most_s: float = 20.0
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
-    uniform: Callable[[float, float], float] = field(default=random.uniform, repr=False)
+    sleep: Callable[[float], None] = time.sleep
+    uniform: Callable[[float, float], float] = random.uniform
 
     def run(self, work: Callable[[], T]) -> T:
         """Return what `work` returns. Raises: StorageError, the last one where all attempts failed."""

@@ -9,10 +9,11 @@ import hashlib
 import io
 import os
 import threading
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+from msgspec.structs import replace
 
 from kropot.durable.errors import StorageError
 from kropot.durable.filesystem import Room

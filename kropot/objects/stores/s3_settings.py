@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from kropot.errors import UsageError
-from kropot.secret import Secret
+from kropot.secret import Secret, repr_without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +23,7 @@ _ELSEWHERE = (
 """Variables that say where keys come from, if the keys themselves are not set."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketAccess:
+class BucketAccess(Struct, frozen=True, kw_only=True):
     """Where a bucket's server is, and the keys to ask it with; without them obstore looks for some, as on AWS.
 
     `endpoint` is None for AWS itself. `ca_pem` are certificates to trust besides those of the system.
@@ -31,12 +31,14 @@ class BucketAccess:
 
     endpoint: str | None
     region: str
-    key_id: Secret | None = field(default=None, repr=False)
-    secret: Secret | None = field(default=None, repr=False)
-    session: Secret | None = field(default=None, repr=False)
+    key_id: Secret | None = None
+    secret: Secret | None = None
+    session: Secret | None = None
     is_virtual_hosted: bool = False
     ca_file: Path | None = None
-    ca_pem: bytes | None = field(default=None, repr=False)
+    ca_pem: bytes | None = None
+
+    __repr__ = repr_without("key_id", "secret", "session", "ca_pem")
 
 
 def bucket_access(environ: Mapping[str, str], ca_file: Path | None) -> BucketAccess:

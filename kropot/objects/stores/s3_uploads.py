@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
+
+from msgspec import Struct
 
 from kropot.logs import log
 from kropot.objects.stores.s3_requests import BucketRequests
@@ -21,8 +22,7 @@ OLD_S = 86_400
 _OK = frozenset({200, 204})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutUpload:
+class CutUpload(Struct, frozen=True, kw_only=True):
     """An upload in parts that was not completed: its whole key, its id, and when it began (seconds since 1970)."""
 
     key: str

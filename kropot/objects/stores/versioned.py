@@ -10,9 +10,11 @@ import hashlib
 import json
 import time
 from bisect import bisect_right
-from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kropot.durable.errors import StorageError, storage_error
 from kropot.objects.packs.format import PackDamagedError
@@ -39,8 +41,7 @@ CURRENT: Final = ("objects", "packs", SEGMENTS)
 """Where the files of a storage are."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockShare:
+class LockShare(Struct, frozen=True, kw_only=True):
     """Of `bytes` in the newest versions, `locked` are locked still; the first lock of them ends at `first_s`.
 
     `days` is what the user says of the bucket's default retention, `bucket_days` what the bucket says itself; None for

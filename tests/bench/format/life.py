@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.collect.decide import sources
 from ledger.checkpoint import Checkpoint, origin_of, sign_checkpoint

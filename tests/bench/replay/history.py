@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from ledger.events import (
     Copy,

@@ -11,8 +11,10 @@ import random
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from ledger.events import (
     Copy,

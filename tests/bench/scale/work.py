@@ -7,10 +7,12 @@ import queue
 import resource
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.sources import begin, source_key
