@@ -164,7 +164,7 @@ def test_growth_from_another_history_is_not_proved(made: tuple[World, Places, di
     other = replace(old[0], origin="another/ledger")
     longer = replace(new[0], size=10**6)
     with world.opened() as ledger:
-        with pytest.raises(IntegrityError, match="another history"):
+        with pytest.raises(IntegrityError, match="a different history"):
             prove_consistency(ledger, (forked, sign_checkpoint(forked, KEY)), new)
         with pytest.raises(IntegrityError, match="different ledgers"):
             prove_consistency(ledger, (other, sign_checkpoint(other, KEY)), new)
