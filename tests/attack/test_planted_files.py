@@ -174,7 +174,7 @@ def test_a_pipe_among_the_checkpoints_is_named_and_nothing_is_signed(place: Path
     ):
         code, shown, said = run(place, *command)
         assert (code, shown) == (Exit.ERROR, "")
-        assert "checkpoint-00000001.txt cannot be read (it is not a regular file)" in said
+        assert "checkpoint-00000001.txt (it is not a regular file)" in said
 
 
 def test_a_pipe_in_the_place_of_a_moment_is_no_moment(place: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_listed_element_shows_its_copy_and_its_failure(run_cli: RunCli) -> Non
 @pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("both", "SOURCE:ID"), ("nothing", "no element"), ("c3:both", "no element"), ("n", "at least 4 characters")],
+    [("both", "SOURCE:ID"), ("nothing", "no element"), ("c3:both", "no element"), ("n", "4 characters or more")],
 )
 def test_an_ambiguous_or_unknown_element_exits_2(run_cli: RunCli, name: str, told: str) -> None:
     done = run_cli("ls", name)

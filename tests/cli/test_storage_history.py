@@ -138,7 +138,7 @@ def test_a_ledger_is_not_recovered_over_one_that_is_in_use(collect: Collect, run
     collect(*place)
     refused = run_cli("db", "recover", "--from-storage", "--storage-path", "other/storage")
     assert refused.returncode == Exit.ERROR
-    assert "another ledger" in refused.stderr
+    assert "a different ledger" in refused.stderr
 
 
 def test_a_damaged_segment_is_named_when_the_ledger_is_recovered(

@@ -458,7 +458,7 @@ def test_lock_of_a_living_process_holds_and_of_a_killed_one_does_not(tmp_path: P
         assert holder.stdout is not None
         assert holder.stdout.readline() == "claimed\n"
         store = DirectoryObjects(tmp_path, "one")
-        with pytest.raises(LockedError, match=rf"instance one is running already \(process {holder.pid}\)"):
+        with pytest.raises(LockedError, match=rf"instance one is already running \(process {holder.pid}\)"):
             store.lock()
         holder.send_signal(signal.SIGKILL)
         holder.wait()

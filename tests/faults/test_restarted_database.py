@@ -154,7 +154,7 @@ def test_a_collector_outlives_a_server_that_is_stopped_and_started_again(
 def wait_until_missed(folder: Path, times: int) -> None:
     """Return once the collector has said so often that its database is away."""
     deadline = time.monotonic() + PATIENCE_S
-    while said(folder).count("tried again") < times:
+    while said(folder).count("trying again") < times:
         assert time.monotonic() < deadline, said(folder)
         time.sleep(0.02)
 

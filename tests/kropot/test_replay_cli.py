@@ -151,7 +151,7 @@ def test_a_digest_that_was_written_down_can_be_compared(world: World, run: Run, 
     assert (same.code, same.json["state_digest"]) == (0, told)
     for other in (run("replay", "--until", "@29", "--digest", told), run("replay", "--json", "--digest", told)):
         assert other.code == 4
-        assert f"and not {told}" in other.err
+        assert f"not {told}" in other.err
     for wrong in (told[:-1], told + "0", "sd3", told.upper(), ""):
         answer = run("replay", "--digest", wrong)
         assert answer.code == 2

@@ -102,7 +102,7 @@ def test_a_vault_seals_every_entry_or_none() -> None:
     for vault in (None, made_vault("other").id):
         found = parse_page(200, TEXT, page(row(), vault=vault))
         assert [bad.why for bad in found.rejected] == ["other_vault"]
-    plain = row(form=b'{"fileName":"a"}', id="a", etag=None)
+    plain = row(form=b'{"fileName":"a"}', id="a", etag=None, header=None)
     assert parse_page(200, TEXT, page(plain, vault=None)).entries == (plain,)
 
 

@@ -72,8 +72,8 @@ def test_password_in_an_address_is_refused_and_not_shown(run_cli: RunCli) -> Non
     ("environ", "sentence"),
     [
         ({"AWS_ENDPOINT_URL": "https://h"}, "no keys for the bucket"),
-        ({"AWS_ACCESS_KEY_ID": "akia"}, "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not"),
-        ({"AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}, "AWS_SECRET_ACCESS_KEY is set and AWS_ACCESS_KEY_ID is not"),
+        ({"AWS_ACCESS_KEY_ID": "akia"}, "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not"),
+        ({"AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}, "AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not"),
         ({"AWS_ENDPOINT_URL": "bogus"}, "is not the address of a server"),
         ({"AWS_ENDPOINT_URL": "https://me:hunter2hunter2@h"}, "is not the address of a server"),
     ],
