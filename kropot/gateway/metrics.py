@@ -67,5 +67,5 @@ class GatewayMetrics:
             yield MetricSample(name="kropot_gateway_files", value=standing.files)
         unserved = standing.unserved
         if unserved is not None:
-            for kind in unserved.__dataclass_fields__:
+            for kind in unserved.__struct_fields__:
                 yield MetricSample(name="kropot_gateway_unserved", value=getattr(unserved, kind), labels={"kind": kind})
