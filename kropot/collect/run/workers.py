@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 BATCH = 1000
 BATCH_BYTES = 64 << 20
 BATCH_S = 0.5
-"""What was fetched is published in batches, limited by number, by size and by time, whichever comes first."""
+"""A batch is published once it holds this many contents or bytes, or after this time, whichever comes first."""
 
 POLL_S = 0.05
 PREFETCH_POLL_S = 0.005
