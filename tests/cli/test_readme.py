@@ -86,13 +86,20 @@ def test_the_five_minutes_work_as_they_are_typed(kropotcli: Path, tmp_path: Path
     assert list((tmp_path / "stick").iterdir())
 
 
-COMMAND = re.compile(r"(?:^ {4}|^|`|\$ )(kropotcli (?:[^`\n#|&;<>]|<[^`\n]*?>)*)", re.MULTILINE)
+WORDS = r"(kropotcli (?:[^`\n#|&;<>]|<[^`\n]*?>)*)"
+TYPED = re.compile(rf"(?:^\s*|\$ ){WORDS}", re.MULTILINE)
+"""A command in a block of code: at the start of a line, or after a prompt."""
+SAID = re.compile(rf"(?:^ {{4}}|`|\$ ){WORDS}", re.MULTILINE)
+"""A command in text: between backquotes, or indented. A sentence may begin a line with the program's name."""
+FENCED = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
 
 
 def told(page: Path) -> list[str]:
     """Return the commands that a page tells to type, in blocks and in the middle of a sentence."""
     text = page.read_text().replace("\\\n", " ")
-    return [found.strip() for found in COMMAND.findall(text) if not found.startswith("kropotcli [")]
+    blocks = [block.group() for block in FENCED.finditer(text)]
+    found = [line for block in blocks for line in TYPED.findall(block)] + SAID.findall(FENCED.sub("", text))
+    return [line.strip() for line in found if not line.startswith("kropotcli [")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
