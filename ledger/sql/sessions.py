@@ -1,6 +1,6 @@
 """What each session at a database server is told first, so that no setting of the server changes what it does.
 
-The gateway's database uses the same `driver_arguments` and `tables_without_transactions`.
+The gateway's database uses the same `driver_arguments`, `let_locks_wait` and `tables_without_transactions`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _MYSQL_SESSION: Final = (
     "sql_big_selects = 1",
     "unique_checks = 1",
 )
+_NO_SUCH_VARIABLE: Final = 1193
+"""MySQL, and MariaDB before 10.6.18."""
 
 # Every statement of the ledger reads a page or a few rows along an index. The planner has no statistics for a growing
 # ledger. Without these settings it would sort or hash whole tables for one page.
@@ -81,6 +83,25 @@ def prepare_sessions(engine: Engine, *, reads_only: bool) -> None:
 
     if engine.dialect.name == "postgresql":
         _guide_planner(engine, reads_only=reads_only)
+    else:
+        let_locks_wait(engine)
+
+
+def let_locks_wait(engine: Engine) -> None:
+    """Have a statement that waited for a locked row go on with the row as it is then. MySQL and MariaDB.
+
+    MariaDB from 11.6 on fails it instead (error 1020), even with READ COMMITTED, if the statement also reads rows
+    without a lock. Older ones do so if they are told to.
+    """
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            try:
+                cursor.execute("SET SESSION innodb_snapshot_isolation = OFF")
+            except engine.dialect.loaded_dbapi.Error as error:
+                if error.args[0] != _NO_SUCH_VARIABLE:
+                    raise
 
 
 def is_alive(engine: Engine, connection: Any, idle_since: float | None) -> bool:

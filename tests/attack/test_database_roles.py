@@ -139,13 +139,17 @@ def test_no_batch_is_inserted_into_history_or_beyond_its_end(urls: Urls) -> None
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
 def test_a_session_that_does_not_see_the_newest_events_inserts_no_batch_among_them(urls: Urls, isolation: str) -> None:
     engine = writer_engine(parse_place(urls.user)).execution_options(isolation_level=isolation)
-    with engine.connect() as connection:
-        assert connection.execute(text("SELECT max(seq) FROM event")).scalar_one() == 7
+    with ExitStack() as stack:
+        connections = [stack.enter_context(engine.connect()) for _ in range(2)]
+        for connection in connections:
+            assert connection.execute(text("SELECT max(seq) FROM event")).scalar_one() == 7
         goes_on(urls.user)
-        for last in (8, 9):
-            with pytest.raises(exc.DBAPIError, match="ledger: a batch follows the last one"), connection.begin_nested():
+        # MariaDB 11.8 by itself refuses to read what changed since a session's snapshot.
+        refusal = "ledger: a batch follows the last one|Record has changed since last read"
+        for last, connection in zip((8, 9), connections, strict=True):
+            with pytest.raises(exc.DBAPIError, match=refusal):
                 connection.execute(text(f"INSERT INTO batch SELECT {last}, 8, recorded_us, NULL, NULL FROM head"))
-        connection.rollback()
+            connection.rollback()
     engine.dispose()
     goes_on(urls.user, "and again")
 

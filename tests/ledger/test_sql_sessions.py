@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -137,20 +138,51 @@ def mariadb(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_no_setting_of_the_server_decides_about_engines_or_answers(mariadb: str) -> None:
+@contextmanager
+def told_first(url: str, statement: str) -> Iterator[str]:
+    """Have the server begin each session with this statement. Yield the URL of a user to whom it does so."""
     server = server_url("mariadb")
-    odd = "SET default_storage_engine = Aria, sql_safe_updates = 1, sql_select_limit = 1, unique_checks = 0"
     # Only users without SUPER get it.
     with fresh_user("mariadb") as name:
-        database = make_url(mariadb).database
-        run_mariadb(server, f"GRANT ALL ON {database}.* TO {name}@'%'", f'SET GLOBAL init_connect = "{odd}"')
+        database = make_url(url).database
+        run_mariadb(server, f"GRANT ALL ON {database}.* TO {name}@'%'", f'SET GLOBAL init_connect = "{statement}"')
         try:
-            mine = make_url(mariadb).set(username=name, password=None).render_as_string(hide_password=False)
-            use(mine)
-            engines = "SELECT DISTINCT engine FROM information_schema.tables WHERE table_schema = database()"
-            assert rows(mine, engines) == [("InnoDB",)]
+            yield make_url(url).set(username=name, password=None).render_as_string(hide_password=False)
         finally:
             run_mariadb(server, "SET GLOBAL init_connect = ''")
+
+
+def test_no_setting_of_the_server_decides_about_engines_or_answers(mariadb: str) -> None:
+    odd = "SET default_storage_engine = Aria, sql_safe_updates = 1, sql_select_limit = 1, unique_checks = 0"
+    with told_first(mariadb, odd) as mine:
+        use(mine)
+        engines = "SELECT DISTINCT engine FROM information_schema.tables WHERE table_schema = database()"
+        assert rows(mine, engines) == [("InnoDB",)]
+
+
+def test_who_waits_for_the_head_goes_on_with_it_as_it_is_then(mariadb: str) -> None:
+    """MariaDB from 11.6 on has `innodb_snapshot_isolation` on, and fails who waited. Here older ones are told to."""
+
+    def work(name: str) -> None:
+        store = open_store(mine)
+        ledger = Ledger(store, writer=name)
+        for number in range(60):
+            ledger.append([observed(f"{name} {number}")])
+        store.close()
+
+    with told_first(mariadb, "SET innodb_snapshot_isolation = 1") as mine, ThreadPoolExecutor(3) as pool:
+        use(mine)
+        list(pool.map(work, ("one", "two", "three")))
+        assert rows(mine, "SELECT count(*) FROM event") == [(38 + 180,)]
+
+
+def test_a_gateway_that_waits_for_a_locked_row_goes_on_with_it(mariadb: str) -> None:
+    with told_first(mariadb, "SET innodb_snapshot_isolation = 1") as mine:
+        state = open_state(mine, create=True)
+        with state.read() as connection:
+            shown = connection.execute(text("SHOW VARIABLES LIKE 'innodb_snapshot_isolation'")).all()
+        state.close()
+    assert shown in ([], [("innodb_snapshot_isolation", "OFF")])
 
 
 def test_a_ledger_of_an_engine_without_transactions_is_refused_and_left_as_it_is(mariadb: str) -> None:

@@ -13,7 +13,7 @@ from kropot.gateway.state import tables
 from kropot.gateway.state.rows import StateError
 from kropot.gateway.state.store import State
 from kropot.gateway.state.transactions import sentence
-from ledger.sql.sessions import driver_arguments, tables_without_transactions
+from ledger.sql.sessions import driver_arguments, let_locks_wait, tables_without_transactions
 
 _BUSY_S: Final = 30
 _DRIVERS: Final = {
@@ -142,7 +142,10 @@ def _engine(url: sa.URL) -> sa.Engine:
         if url.get_backend_name() == "postgresql":
             # A pooler may run the next transaction in another session, which has other prepared statements.
             arguments["prepare_threshold"] = None
-        return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=arguments)
+        engine = sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=arguments)
+        if engine.dialect.name != "postgresql":
+            let_locks_wait(engine)
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
