@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from kropot.afar.client import NotAtKeeperError
 from kropot.errors import KropotError
+from kropot.query.names import FILE_KIND
+from kropot.restore.naming import ids_of
 from kropot.restore.opener import open_claim
 from kropot.sc2.form import Kind
-from kropot.sc2.kit import CbcKey
-from kropot.sc2.vault import Vault
-from kropot.securecopy.sealing import element_id
 from kropot.wording import as_written
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from kropot.afar.proved import ProvedTree
     from kropot.afar.replica import AfarReplica
     from kropot.replay.copies import HeldCopy
     from kropot.restore.opener import Key
-
-FILE_KIND: Final = "file"
-
-
-def ids_of(path: bytes, keys: Iterable[Key]) -> list[str]:
-    """Return the ids that an element with this path can have: one for each key that tells it. Pure."""
-    found: dict[str, None] = {}
-    for key in keys:
-        match key:
-            case Vault():
-                found[key.element(path).hex()] = None
-            case CbcKey() if key.stored_salt is not None:
-                found[_cbc_id(key, path)] = None
-            case _:
-                pass
-    return list(found)
 
 
 class RemoteLookUp:
@@ -104,16 +86,6 @@ class RemoteLookUp:
             return open_claim(held, self._keys).claim.kind is Kind.FOLDER
         except KropotError:
             return False
-
-
-def _cbc_id(key: CbcKey, path: bytes) -> str:
-    """Return the id of a path at a token of AES-CBC whose kit has the stored salt."""
-    salt = key.stored_salt or ""
-    try:
-        return element_id(salt, path.decode(), key.kit.digest)
-    except UnicodeDecodeError:
-        # The gateway takes the raw bytes of a path that is not text.
-        return hashlib.new(key.kit.digest, salt.encode() + b"_file+++" + path).hexdigest()
 
 
 def _above(path: bytes) -> Iterator[bytes]:

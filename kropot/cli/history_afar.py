@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kropot.cli.afar import keeper_at, remote_state
 from kropot.cli.base import Settings, emit, emit_json
-from kropot.cli.naming import meanings, only_named
+from kropot.cli.naming import named_ids, only_named
 from kropot.errors import UsageError
-from kropot.query.names import FILE_KIND, readings, split_source
+from kropot.query.names import readings, split_source
 from kropot.query.past import labels_in
 from kropot.query.render import event_json
 from kropot.wording import moment as clock
 from kropot.wording import one_line, quoted
-from ledger.events import StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from kropot.afar.replica import AfarReplica
-    from kropot.query.names import Labels
     from kropot.replay.copies import HeldCopy
+    from kropot.restore.naming import Namer
     from kropot.restore.opener import Key
+    from ledger.events import StreamKey
 
 _LIKE_AN_ID: Final = re.compile(r"(?:[^:]*:)?[0-9a-f]{64,128}")
 
@@ -32,20 +32,21 @@ _LIKE_AN_ID: Final = re.compile(r"(?:[^:]*:)?[0-9a-f]{64,128}")
 def at_keeper(settings: Settings, address: str, token_file: Path | None, element: str, keys: Sequence[Key]) -> None:
     """Print the events about an element that a keeper has. Raises: UsageError if there is none, or several."""
     from kropot.afar.replica import BadAnswerError, held_of_row
+    from kropot.restore.naming import Namer
 
     with keeper_at(settings, address, token_file) as replica:
         state = remote_state(replica, None)
-        labels = labels_in(state.sources.known)
+        labels, namer = labels_in(state.sources.known), Namer(keys)
         # Whoever gives a kit means a name, and the keeper must not learn it. Only what looks like an id is sent.
         given = readings(labels, element) if not keys or _LIKE_AN_ID.fullmatch(element) else []
         first: list[tuple[StreamKey, list[dict[str, Any]]]] = []
-        for key in dict.fromkeys((*given, *_computed(labels, element, keys))):
+        for key in dict.fromkeys((*given, *named_ids(labels, element, namer))):
             page = _page(replica, key, 0)
             if page is not None:
                 first.append((key, page))
         if keys and not first:
             rows = (row for source in labels for row in replica.rows(source, state.position))
-            named = only_named(labels, element, _opened((held_of_row(row, is_past=False) for row in rows), keys))
+            named = only_named(labels, element, _opened((held_of_row(row, is_past=False) for row in rows), namer))
             page = None if named is None else _page(replica, named, 0)
             first += [] if named is None or page is None else [(named, page)]
         key, page = _only(first, element)
@@ -61,19 +62,20 @@ def at_keeper(settings: Settings, address: str, token_file: Path | None, element
 
 def in_export(settings: Settings, root: Path, element: str, keys: Sequence[Key]) -> None:
     """Print the events about an element that an export has: those that prove its copy. Raises: UsageError."""
+    from kropot.restore.naming import Namer
     from kropot.restore.read_export import ExportedCopies
     from ledger.decoding import event_of
 
-    copies = ExportedCopies(root)
+    copies, namer = ExportedCopies(root), Namer(keys)
     try:
         if copies.history() is None:
             raise UsageError(f"the export {root} holds no events: an older version made it, so export again")
         labels = dict.fromkeys(held.key.source for held in copies.helds())
         if _LIKE_AN_ID.fullmatch(element) and len(split_source(labels, element)) == 1:
             element = element.rpartition(":")[2]  # an export has no labels, and `ls` shows one before the id
-        wanted = {*readings(labels, element), *_computed(labels, element, keys)}
+        wanted = {*readings(labels, element), *named_ids(labels, element, namer)}
         if keys and not any(held.key in wanted for held in copies.helds()):
-            named = only_named(labels, element, _opened(copies.helds(), keys))
+            named = only_named(labels, element, _opened(copies.helds(), namer))
             wanted = set() if named is None else {named}
         found = [(held.key, list(held.events)) for held in copies.helds() if held.key in wanted]
         key, events = _only(found, element)
@@ -83,19 +85,8 @@ def in_export(settings: Settings, root: Path, element: str, keys: Sequence[Key])
         copies.close()
 
 
-def _computed(labels: Labels, element: str, keys: Sequence[Key]) -> list[StreamKey]:
-    """Return every element that `[SOURCE:]NAME` can mean, as far as kit and name tell its id."""
-    from kropot.afar.look_up import ids_of
-
-    ids = ((sources, id_) for sources, name in meanings(labels, element) for id_ in ids_of(name.strip(b"/"), keys))
-    return [StreamKey(source=source, kind=FILE_KIND, id=id_) for sources, id_ in ids for source in sources]
-
-
-def _opened(helds: Iterable[HeldCopy], keys: Sequence[Key]) -> Iterator[tuple[StreamKey, bytes | None]]:
+def _opened(helds: Iterable[HeldCopy], namer: Namer) -> Iterator[tuple[StreamKey, bytes | None]]:
     """Yield the elements with the names that the kits open."""
-    from kropot.restore.naming import Namer
-
-    namer = Namer(keys)
     return ((held.key, namer.of_copy(held)) for held in helds)
 
 

@@ -153,11 +153,7 @@ class Names:
 
     def readings(self, text: str) -> list[StreamKey]:
         """Return every element that `[SOURCE:]NAME` can mean as far as kits tell ids, whether it is there or not."""
-        if self._namer is None:
-            return []
-        ids = ((sources, each) for sources, name in meanings(self._labels, text) for each in self._namer.ids(name))
-        keys = (StreamKey(source=source, kind=FILE_KIND, id=each) for sources, each in ids for source in sources)
-        return list(dict.fromkeys(keys))
+        return [] if self._namer is None else named_ids(self._labels, text, self._namer)
 
     def tell_unnamed(self) -> None:
         """Say how many elements are shown by their ids, because no kit opened their forms."""
@@ -189,7 +185,7 @@ def only_named(
 
     Raises: UsageError if there are several.
     """
-    fitting = _fitting(meanings(labels, text), names, is_whole=is_whole)
+    fitting = _fitting(_meanings(labels, text), names, is_whole=is_whole)
     found = nsmallest(MOST_LISTED + 1, fitting, key=lambda each: (*each[:2], each[2].stored))
     whole = [key for is_part, _, key in found if not is_part]
     if whole:
@@ -228,7 +224,14 @@ def _ends_so(name: bytes, text: bytes) -> bool:
     return bool(part) and (b"/" + name).endswith(b"/" + part)
 
 
-def meanings(labels: Labels, text: str) -> list[tuple[list[bytes], bytes]]:
+def named_ids(labels: Labels, text: str, namer: Namer) -> list[StreamKey]:
+    """Return every element that `[SOURCE:]NAME` can mean, as far as kits and name tell its id."""
+    ids = ((sources, each) for sources, name in _meanings(labels, text) for each in namer.ids(name.strip(b"/")))
+    keys = (StreamKey(source=source, kind=FILE_KIND, id=each) for sources, each in ids for source in sources)
+    return list(dict.fromkeys(keys))
+
+
+def _meanings(labels: Labels, text: str) -> list[tuple[list[bytes], bytes]]:
     """Return what `[SOURCE:]NAME` can mean, each as the sources and the name: as it stands, or without its escapes."""
     found = []
     for sources, rest in split_source(labels, text):

@@ -125,18 +125,12 @@ def seals_quickly(token: Token) -> bool:
 
 
 def element_of(token: Token, path: bytes) -> str:
-    """Return the id of a file for a token. It is stable; an encrypted token's ids reveal nothing to others.
-
-    The old server's formula takes the path as bytes. A path that is not valid UTF-8 goes in as its raw bytes.
-    """
+    """Return the id of a file for a token. It is stable; an encrypted token's ids reveal nothing to others."""
     if token.held is not None:
         return token.held.vault.element(path).hex()
     if token.kit is None:
         return hashlib.sha256(path).hexdigest()
-    try:
-        return element_id(token.stored_salt, path.decode(), token.kit.digest)
-    except UnicodeDecodeError:
-        return hashlib.new(token.kit.digest, token.stored_salt.encode() + b"_file+++" + path).hexdigest()
+    return element_id(token.stored_salt, path, token.kit.digest)
 
 
 def _vault_entry(row: FileRow, birth: Birth, *, is_new: bool, element: str | None) -> Listed:

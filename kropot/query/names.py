@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
 from kropot.query.past import labels_of
-from kropot.wording import as_written, one_line
+from kropot.wording import as_unicode, as_written, one_line
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
@@ -93,9 +93,11 @@ def readings(labels: Labels, text: str) -> list[StreamKey]:
     """Return every element that ELEMENT can mean, given the known sources.
 
     An id can contain a colon, so a text with a colon has two meanings. So has one with a backslash: as it stands, and
-    with its escapes undone, as `ls` prints them.
+    with its escapes undone, as `ls` prints them. An id is always text: bytes that are not UTF-8 mean none.
     """
-    texts = dict.fromkeys((text, as_written(text).decode(errors="replace")))
+    texts = [
+        each for each in dict.fromkeys((text, as_written(text).decode(errors="replace"))) if each == as_unicode(each)
+    ]
     keys: dict[StreamKey, None] = {}
     for each in texts:
         keys |= dict.fromkeys(StreamKey(source=source, kind=FILE_KIND, id=each) for source in labels)

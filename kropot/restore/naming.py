@@ -11,12 +11,13 @@ from kropot.replay.copies import HeldCopy
 from kropot.restore.authentic import NoKitError
 from kropot.restore.claims import BadFormError
 from kropot.restore.opener import open_claim
+from kropot.sc2.kit import CbcKey
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.vault import Vault
 from kropot.securecopy.sealing import element_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from kropot.restore.opener import Key
     from ledger.events import Element, StreamKey
@@ -68,15 +69,23 @@ class Namer:
 
     def ids(self, name: bytes) -> list[str]:
         """Return the ids that an element with exactly this name has, as far as the kits tell."""
-        found = []
-        for kit in self._kits:
-            if isinstance(kit, Vault):
-                found.append(kit.element(name).hex())
-            elif kit.stored_salt is not None:
-                found.append(element_id(kit.stored_salt, name.decode(errors="surrogateescape"), kit.kit.digest))
-        return found
+        return ids_of(name, self._kits)
 
     @property
     def knows_all_ids(self) -> bool:
         """Whether `ids` is sure to hold the id of every element that a kit opens."""
         return all(isinstance(kit, Vault) or kit.stored_salt is not None for kit in self._kits)
+
+
+def ids_of(path: bytes, keys: Iterable[Key]) -> list[str]:
+    """Return the ids that an element with this path can have: one for each key that tells it. Pure."""
+    found: dict[str, None] = {}
+    for key in keys:
+        match key:
+            case Vault():
+                found[key.element(path).hex()] = None
+            case CbcKey() if key.stored_salt is not None:
+                found[element_id(key.stored_salt, path, key.kit.digest)] = None
+            case _:
+                pass
+    return list(found)

@@ -120,13 +120,7 @@ def _refuse_foreign_name(claim: Claim, held: HeldCopy, key: CbcKey) -> None:
     """Compare the element's id with the name in its form, where the kit has the salt. Raises: RefusedError."""
     if key.stored_salt is None:
         return
-    try:
-        expected = element_id(key.stored_salt, claim.name.decode(), key.kit.digest)
-    except UnicodeDecodeError:
-        # The gateway takes the raw bytes of a path that is not text.
-        salted = key.stored_salt.encode() + b"_file+++" + claim.name
-        expected = hashlib.new(key.kit.digest, salted).hexdigest()
-    if expected != held.key.id:
+    if element_id(key.stored_salt, claim.name, key.kit.digest) != held.key.id:
         raise RefusedError(Reason.NAME, f"its form belongs to another element, {claim.what}: somebody swapped them")
 
 

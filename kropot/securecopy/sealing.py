@@ -74,9 +74,12 @@ def derive_key(passphrase: str, iv: bytes, digest: str, rounds: int) -> bytes:
     return hashlib.pbkdf2_hmac(digest, passphrase.encode(), iv.hex().encode(), rounds, KEY_BYTES)
 
 
-def element_id(stored_salt: str, file_name: str, digest: str) -> str:
-    """Return the id that a token gives to a file; `stored_salt` is the salt as it stands, sealed, in the token."""
-    return hashlib.new(digest, f"{stored_salt}_file+++{file_name}".encode()).hexdigest()
+def element_id(stored_salt: str, file_name: bytes, digest: str) -> str:
+    """Return the id that a token gives to a file; `stored_salt` is the salt as it stands, sealed, in the token.
+
+    The server hashes the name in UTF-8. The gateway takes the raw bytes of a name that is not UTF-8.
+    """
+    return hashlib.new(digest, stored_salt.encode() + b"_file+++" + file_name).hexdigest()
 
 
 def sealed_size(size: int) -> int:

@@ -98,7 +98,7 @@ def test_ids_follow_the_old_formula_and_plain_ones_are_hashes(served: Served) ->
     assert token is not None
     ids = sealed.ids()
     name = "zażółć gęślą jaźń.txt"
-    assert ids[name.encode()] == element_id(token.stored_salt, name, "sha512")
+    assert ids[name.encode()] == element_id(token.stored_salt, name.encode(), "sha512")
     assert len(set(ids.values())) == len(FILES)
     assert sealed.ids() == ids, "ids are stable for a token"
     assert not set(served.client().ids().values()) & set(ids.values()), "and belong to it"

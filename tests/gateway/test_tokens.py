@@ -251,7 +251,7 @@ def test_a_kit_binds_the_ids_of_its_token_to_paths(book: TokenBook) -> None:
     assert made.kit is not None
     (key,) = parse_kit(json.dumps(made.kit).encode(), name="kit").cbc  # type: ignore[union-attr]
     assert key.stored_salt is not None
-    assert element_id(key.stored_salt, "docs/a.txt", key.kit.digest) == element_of(made.token, b"docs/a.txt")
+    assert element_id(key.stored_salt, b"docs/a.txt", key.kit.digest) == element_of(made.token, b"docs/a.txt")
 
 
 def test_nothing_secret_rests_in_the_database(book: TokenBook, state: State, tmp_path: Path) -> None:

@@ -316,13 +316,13 @@ def test_a_keeper_without_tls_on_another_machine_is_warned_of(afar: Run, monkeyp
 
 
 def test_ids_of_aes_cbc_follow_from_the_stored_salt() -> None:
-    from kropot.afar.look_up import ids_of
+    from kropot.restore.naming import ids_of
     from kropot.sc2.kit import CbcKey
     from kropot.securecopy.sealing import Kit
 
     kit = Kit("correct horse battery staple", rounds=1)
     key = CbcKey(kit=kit, stored_salt="salt")
-    assert ids_of(b"docs/a", [key]) == [element_id("salt", "docs/a", kit.digest)]
+    assert ids_of(b"docs/a", [key]) == [element_id("salt", b"docs/a", kit.digest)]
     assert ids_of(b"docs/a", [CbcKey(kit=kit, stored_salt=None)]) == []
     assert len(ids_of(b"\xff", [key, VAULT])) == 2
     assert json.dumps(ids_of(os.fsencode("a"), [VAULT, VAULT])).count('"') == 2

@@ -93,7 +93,7 @@ class World:
         form = canonical_json({"fileName": name, "tags": [], "public": False, **claims})
         if kit is not None:
             form = canonical_json({"encrypted": seal_form(form, kit, self.random.randbytes(16))})
-        made = name if kit is None else element_id("salt", name, kit.digest)
+        made = name if kit is None else element_id("salt", name.encode(), kit.digest)
         key = StreamKey(source=source, kind=kind, id=made[:500] or "-")
         known = self.elements.get(key)
         if known is None:
@@ -227,4 +227,4 @@ def _name(world: World, key: StreamKey) -> str:
     if kit is None:
         return key.id
     names = (f"new {step}.txt" for step in range(10_000))
-    return next(name for name in names if element_id("salt", name, kit.digest) == key.id)
+    return next(name for name in names if element_id("salt", name.encode(), kit.digest) == key.id)

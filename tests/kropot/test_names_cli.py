@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from ledger.events import StreamKey
 from tests.kropot.replay_world import KIT, World
 from tests.kropot.sealed_world import SealedWorld, kit_file
+from tests.kropot.test_restore_cli import kit_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +207,17 @@ def test_an_ambiguous_source_is_listed(world: World, run: Run) -> None:
     answer = run("ls", "--source", twice)
     assert answer.code == 2
     assert all(each in answer.err for each in ids if each[0] == twice)
+
+
+def test_a_name_that_is_not_text_is_looked_up_by_its_bytes(world: World, run: Run, tmp_path: Path) -> None:
+    salted = tmp_path / "salted.json"
+    salted.write_text(json.dumps({"data": kit_fields(KIT), "secureCopyStoredSalt": "salt"}))
+    salted.chmod(0o600)
+    source = world.source(None)
+    id_ = hashlib.new(KIT.digest, b"salt_file+++caf\xe9").hexdigest()
+    world.see(source, id_)
+    for name in ("caf\udce9", r"caf\xe9"):
+        answer = run("history", name, "--key", str(salted), "--json")
+        assert answer.code == 0, answer
+        assert len(answer.lines) == 1
+    assert run("history", "\udcff", "--key", str(salted)).code == 2

@@ -65,7 +65,7 @@ def test_forms_and_ids_of_the_real_server_are_read_and_made(vector: dict[str, An
     kit = Kit(vector["passphrase"], digest=vector["digest"], rounds=vector["rounds"])
     assert open_form(vector["sealed"], kit).decode() == vector["form"]
     assert seal_form(vector["form"].encode(), kit, bytes.fromhex(vector["iv"])) == vector["sealed"]
-    assert element_id(vector["stored_salt"], vector["file_name"], vector["digest"]) == vector["id"]
+    assert element_id(vector["stored_salt"], vector["file_name"].encode(), vector["digest"]) == vector["id"]
     assert kit.key(split_envelope(vector["sealed"])[0]).hex() == vector["key"]
 
 

@@ -220,7 +220,7 @@ class Repository:
             return str(row.overrides["id"])
         if token.kit is None:
             return row.name
-        return element_id(token.stored_salt, row.name, token.kit.digest)
+        return element_id(token.stored_salt, row.name.encode(), token.kit.digest)
 
     # --- what it answers ---
 
