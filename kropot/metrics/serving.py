@@ -33,7 +33,7 @@ class MetricsServer:
         """Listen. Raises: KropotError if the address cannot be used."""
         try:
             self._server = _Server(address, text)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no label of DNS
             reason = getattr(error, "strerror", None) or str(error)
             raise KropotError(
                 f"cannot serve metrics on {address[0]}, port {address[1]} ({reason}): choose another --metrics"

@@ -115,7 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no label of DNS
         reason = getattr(error, "strerror", None) or str(error)
         sentence = f"cannot listen on {host}, port {port} ({reason}): choose another address with --host and --port"
         raise KropotError(sentence) from error

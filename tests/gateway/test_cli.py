@@ -19,6 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from kropot.cli.main import cli
+from kropot.errors import KropotError
+from kropot.metrics.serving import MetricsServer
 from kropot.sc2.kit import OwnerKit
 from kropot.sc2.kits import parse_kit
 from kropot.securecopy.sealing import Kit
@@ -285,6 +287,14 @@ def test_two_colons_listen_on_both_kinds_of_addresses(monkeypatch: pytest.Monkey
         for host in ("127.0.0.1", "::1"):
             with socket.create_connection((host, port), timeout=10) as client:
                 assert client.getpeername()[1] == port
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\udcff"])
+def test_a_host_that_no_name_server_can_know_is_one_sentence(host: str) -> None:
+    with pytest.raises(KropotError, match=r"cannot listen on .*: choose another address with --host"):
+        listen(host, 0)
+    with pytest.raises(KropotError, match=r"cannot serve metrics on .*: choose another --metrics"):
+        MetricsServer((host, 0), str)
 
 
 def test_mistakes_are_one_sentence_and_an_exit_code(
