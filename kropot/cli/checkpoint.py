@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kropot.cli.base import Settings, emit, emit_json, group, open_ledger, say, storage_of
+from kropot.cli.output import emit_summary
 from kropot.errors import UsageError
 from kropot.wording import number
 
@@ -128,7 +129,7 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
             },
         )
         return
-    emit(signed.note.decode().rstrip("\n"))
+    emit_summary(signed.note.decode().rstrip("\n"))
     for path in signed.paths:
         say(f"wrote {path}")
 

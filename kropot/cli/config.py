@@ -12,8 +12,10 @@ from kropot.cli.config_check import mistakes
 from kropot.cli.config_init import init
 from kropot.cli.output import emit_summary
 from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path, first_of
-from kropot.cli.source_tables import source_tables
+from kropot.cli.source_tables import settings_of_sources, source_tables
+from kropot.errors import UsageError
 from kropot.secret import HIDDEN, hide_credentials, shown_url
+from kropot.securecopy.authorities import checked_ca_file
 from kropot.wording import number
 
 if TYPE_CHECKING:
@@ -30,12 +32,12 @@ command.add_command(init)
 
 @command.command("check", tells_mistakes=True)
 def check(settings: Settings) -> Exit:
-    """Check every value in the configuration file and in the environment.
+    """Check every value in the configuration file and in the environment, and the files with tokens.
 
     This prints one line for each mistake: the file or variable, the table, the option, and what was expected. The exit
     code is 2 if there is one. Other commands check only their own options.
     """
-    found = _mistakes()
+    found = [*_mistakes(), *_unusable_files(settings)]
     if settings.json:
         emit_json(
             "config_check", {"file": None if settings.config is None else str(settings.config), "mistakes": found}
@@ -58,6 +60,23 @@ def _mistakes() -> list[str]:
     if isinstance(root.command, click.Group):
         found += mistakes(root.command, root, config_file_of(ctx), os.environ)
     return found
+
+
+def _unusable_files(settings: Settings) -> list[str]:
+    """Return a sentence for each file that an option names, of a token or of authorities, and that cannot be used."""
+    file = config_file_of(click.get_current_context())
+    found: dict[str, None] = {}
+    for each in (settings, *(() if file is None else settings_of_sources(file))):
+        try:
+            _ = each.token
+        except UsageError as error:
+            found[str(error)] = None
+        try:
+            if each.ca_file is not None:
+                checked_ca_file(each.ca_file)
+        except UsageError as error:
+            found[str(error)] = None
+    return list(found)
 
 
 @command.command("show")

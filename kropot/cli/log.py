@@ -66,6 +66,10 @@ def command(
     A round is one listing of a source and the fetching that follows it. Each line shows the last position of the round,
     the time, the source, how many elements were new, changed and gone, and how many bytes were copied. To see the state
     at the end of a round, give its time, or its position with the @, to --until.
+
+    The last round of each source is open until its next listing begins. Its position and time are those of the newest
+    event in the ledger, which another source or a verify can have recorded. `kropotcli status` shows the time of each
+    source's last listing.
     """
     from kropot.query.rounds import rounds
     from kropot.query.volumes import StoredVolumes
@@ -101,10 +105,10 @@ def _counts(each: Round) -> tuple[int, int, int]:
 
 def _line(each: Round, labels: Labels, size: int) -> str:
     new, changed, gone = _counts(each)
-    held = "  held back" if each.is_held else ""
+    marks = ("  held back" if each.is_held else "") + ("  open" if each.is_open else "")
     return (
         f"@{each.position:<9} {instant(each.until_us)}  {short_name(labels, each.source):<10}"
-        f"  {new:>9,} new  {changed:>9,} changed  {gone:>9,} gone  {amount(size):>10}{held}"
+        f"  {new:>9,} new  {changed:>9,} changed  {gone:>9,} gone  {amount(size):>10}{marks}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +19,7 @@ from kropot.secret import repr_without
 from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from kropot.cli.settings import ConfigFile
 
@@ -139,6 +140,14 @@ def settings_for(
     return replace(settings, instance_name=f"{settings.instance_name}.{table.name}")
 
 
+def settings_of_sources(file: ConfigFile) -> Iterator[Settings]:
+    """Yield what the file says about each source. What `mistakes_in_sources` finds wrong in a table is left out."""
+    for table in _read_tables(file)[0].values():
+        if not {"token", "token_file"} <= table.values.keys():
+            with suppress(UsageError):
+                yield settings_for(table, {}, {}, file)
+
+
 def refuse_doubles(tables: Sequence[SourceTable], file: ConfigFile) -> None:
     """Refuse two tables with the same token: a token is one source, and two collectors would each claim its address.
 
@@ -210,6 +219,24 @@ def mistakes_in_sources(collect: click.Command, file: ConfigFile) -> Iterator[st
         refuse_doubles(list(tables.values()), file)
     except UsageError as error:
         yield str(error)
+    yield from _shared_ping(tables, file)
+
+
+def _shared_ping(tables: Iterable[str], file: ConfigFile) -> Iterator[str]:
+    """Yield a sentence if rounds of several sources would ping the same address: a good one would hide a failed one."""
+    if file.notify is None:
+        return
+    addresses: dict[str, str] = {}
+    for name in tables:
+        address = file.notify.targets("collect", name).ping_url
+        other = name if address is None else addresses.setdefault(address, name)
+        if other != name:
+            yield (
+                f"the configuration file {file.path}: [notify] has one ping-url for the sources {other} and {name}, so "
+                f"a good round of one hides a failed round of the other: write {{source}} into it, or add a table "
+                f"[notify.source.{name}] with a ping-url"
+            )
+            return
 
 
 def _wrong_url(value: object) -> str | None:

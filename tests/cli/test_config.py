@@ -49,6 +49,22 @@ def test_all_mistakes_are_named_at_once(run_cli: RunCli, file: Path) -> None:
     assert found["mistakes"][-1].startswith("KROPOT_COLLECT_MIN_FREE: 'some' is not a size")
 
 
+def test_the_files_that_the_options_name_are_read(run_cli: RunCli, file: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch(mode=0o600)
+    file.write_text(f'token-file = "{empty}"\nca-file = "{tmp_path / "ca.pem"}"\n')
+    done = run_cli("--config", str(file), "config", "check")
+    assert done.returncode == Exit.USAGE
+    assert done.stdout.splitlines() == [
+        f"the token file {empty} is empty: put the token there",
+        f"there is no file {tmp_path / 'ca.pem'}: name a file of certificates in PEM form with --ca-file",
+        f"2 mistakes ({file})",
+    ]
+    file.write_text(f'token-file = "{empty}"\n')
+    done = run_cli("--config", str(file), "--token", "a-token", "config", "check")
+    assert done.returncode == 0, "a flag beats the file"
+
+
 def test_no_mistake_hides_another_one(run_cli: RunCli, file: Path) -> None:
     """Wherever they stand: above the tables, in [notify], [retention], [storage] or [source.NAME]."""
     file.write_text(

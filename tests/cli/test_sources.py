@@ -43,6 +43,8 @@ BAD = {
     '[source.0123456789abcdef]\nserver-url = "http://h"': "is not a valid name of a source",
     '[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\n[source.mail]\nserver-url = "http://i"\n'
     'token = "longtoken"': "[source.web] and [source.mail] have the same token",
+    '[notify]\nping-url = "https://h/ping"\n[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\n[source.mail]\n'
+    'server-url = "http://i"\ntoken = "longertoken"': "[notify] has one ping-url for the sources web and mail",
 }
 
 
@@ -78,6 +80,32 @@ def test_a_mistake_in_a_table_is_named(run_cli: RunCli, tmp_path: Path, text: st
     assert done.returncode == Exit.USAGE
     assert BAD[text] in done.stdout
     assert "longtoken" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "notify",
+    [
+        'ping-url = "https://h/{source}"',
+        'ping-url = "https://h/ping"\n[notify.source.mail]\nping-url = "https://h/other"',
+        '[notify.verify]\nping-url = "https://h/ping"',
+    ],
+)
+def test_sources_that_ping_different_addresses_are_no_mistake(run_cli: RunCli, tmp_path: Path, notify: str) -> None:
+    file = tmp_path / "k.toml"
+    tables = [f'[source.{name}]\nserver-url = "http://h"\ntoken = "{name}longtoken"\n' for name in ("web", "mail")]
+    file.write_text(f"[notify]\n{notify}\n{''.join(tables)}")
+    file.chmod(0o600)
+    done = run_cli("--config", str(file), "config", "check")
+    assert (done.returncode, done.stdout) == (0, f"every value is valid ({file})\n")
+
+
+def test_a_token_file_that_is_not_there_is_a_mistake(run_cli: RunCli, config: Path, tmp_path: Path) -> None:
+    done = run_cli("--config", str(config), "config", "check")
+    assert done.returncode == Exit.USAGE
+    mistake, count = done.stdout.splitlines()
+    assert mistake.startswith(f"cannot read the token file {tmp_path / 'nofile.token'} (No such file or directory): ")
+    assert count == f"1 mistake ({config})"
+    assert run_cli("--config", str(config), "config", "show").returncode == 0
 
 
 def test_what_the_tables_say_is_shown_but_no_token(run_cli: RunCli, tmp_path: Path) -> None:
@@ -248,10 +276,15 @@ def test_a_span_that_is_too_short_is_refused(run_cli: RunCli) -> None:
 
 
 def test_the_example_is_a_right_file(run_cli: RunCli, tmp_path: Path) -> None:
-    text = run_cli("config", "init", "--example").stdout
+    """The files that it names are missing. Nothing else is wrong."""
+    text = run_cli("config", "init", "--example").stdout.replace("/etc/kropotcli", f"{tmp_path}/etc")
     file = tmp_path / "k.toml"
     file.write_text(text)
-    assert run_cli("--config", str(file), "config", "check").returncode == Exit.DONE
+    done = run_cli("--config", str(file), "config", "check")
+    assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [
+        f"cannot read the token file {tmp_path}/etc/web.token",
+        "1 mistake",
+    ]
     # What is commented out is right, too.
     file.write_text(
         "\n".join(
@@ -259,7 +292,12 @@ def test_the_example_is_a_right_file(run_cli: RunCli, tmp_path: Path) -> None:
         )
     )
     done = run_cli("--config", str(file), "config", "check")
-    assert done.returncode == Exit.DONE, done.stdout
+    assert [line.partition(": ")[0].partition(" (")[0] for line in done.stdout.splitlines()] == [
+        f"cannot read the token file {tmp_path}/etc/web.token",
+        f"cannot read the token file {tmp_path}/etc/mail.token",
+        f"there is no file {tmp_path}/etc/mail-ca.pem",
+        "3 mistakes",
+    ]
 
 
 def test_without_a_terminal_nothing_is_asked(run_cli: RunCli, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_a_round_ends_where_the_next_listing_of_its_source_begins(world: World, 
     assert first["time"] in told[0]
     assert "2 new" in told[0]
     assert "10 B" in told[0]
+    assert [line.endswith("  open") for line in told] == [False, True]
 
 
 def test_a_clock_that_stands_still_cuts_no_round_in_two(world: World, run: Run) -> None:
