@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 LIFE_S = 60 * DAY_S
-HURRIED = "from kropot.afar import objects; objects._FIRST_WAIT_S = 0; import kropot.__main__"
+HURRIED = "from kropot.afar import objects; objects._FIRST_WAIT_S = 0; from kropot.__main__ import main; main()"
 HOSTILE = "<script>window.pwned=1</script>"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -173,6 +174,21 @@ def test_a_failure_is_one_sentence_and_its_exit_code(failure: str, code: int, to
     assert told in last
     assert "Traceback" not in result.output
     assert result.stdout == ""
+
+
+def test_an_interruption_while_the_program_starts_is_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from kropot.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (Exit.INTERRUPTED, "", "")
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for() -> None:
