@@ -1,1 +1,1 @@
-"""KropotCLI: pulls a file repository that it cannot read, and remembers in a ledger what happened (docs/tour.md)."""
+"""KropotCLI: pulls a file repository that it cannot read, and records in a ledger what happened (docs/tour.md)."""

@@ -1,6 +1,6 @@
-"""How much may be received in a second: one rate, or a timetable in rclone's syntax, and a limiter that keeps to it.
+"""How much may be received per second: one rate, or a timetable in rclone's syntax, and a limiter that enforces it.
 
-A timetable names the times of the week at which a rate begins: `08:00,512k 19:00,off`, or `Mon-08:00,1M Sat-00:00,off`.
+A timetable says when in the week each rate begins: `08:00,512k 19:00,off`, or `Mon-08:00,1M Sat-00:00,off`.
 Times are local. A rate has a unit, because a bare number means bytes to some programs and KiB to others.
 """
 
@@ -25,7 +25,7 @@ _WEEK_MINUTES: Final = 7 * _DAY_MINUTES
 _LEAST: Final = 1 << 10
 
 STEP_S: Final = 0.1
-"""About how long a thread waits at a time. A new rate, or closing a connection, takes effect within this time."""
+"""About how long a thread waits at a time. A new rate, or a closed connection, takes effect within this time."""
 
 _LEAST_S: Final = 1e-4
 """Shorter waits are not worth it."""
@@ -35,14 +35,14 @@ _BURST_S: Final = 0.25
 
 
 class Timetable(Struct, frozen=True, kw_only=True):
-    """Rates by the minute of the week at which each begins, in order. Rates are bytes a second; None is no limit."""
+    """Rates by the minute of the week at which each begins, in order. Rates are bytes per second; None: no limit."""
 
     rates: tuple[tuple[int, int | None], ...]
 
     def at(self, local: time.struct_time) -> int | None:
         """Return the rate at a local time."""
         minute = local.tm_wday * _DAY_MINUTES + local.tm_hour * 60 + local.tm_min
-        # Before the first entry of a week, the last one of the week before still holds.
+        # Before the first entry of a week, the last one of the previous week still applies.
         found = self.rates[-1][1]
         for begins, rate in self.rates:
             if begins > minute:
@@ -52,7 +52,7 @@ class Timetable(Struct, frozen=True, kw_only=True):
 
 
 def parse_timetable(text: str) -> Timetable:
-    """Return what `2M`, `off` or `08:00,512k 19:00,off` says.
+    """Parse a timetable such as `2M`, `off` or `08:00,512k 19:00,off`.
 
     Raises: ValueError, whose message says which word is wrong.
     """
@@ -77,7 +77,7 @@ def parse_timetable(text: str) -> Timetable:
 
 
 def _rate(word: str) -> int | None:
-    """Return bytes a second, None for `off`. Raises: ValueError."""
+    """Return bytes per second, None for `off`. Raises: ValueError."""
     if word.lower() == "off":
         return None
     found = _RATE.fullmatch(word)
@@ -90,9 +90,9 @@ def _rate(word: str) -> int | None:
 
 
 class RateLimiter:
-    """Makes threads wait, so that all of them together receive no more than the timetable says; for any thread.
+    """Makes threads wait, so that together they receive no more than the timetable allows. Any thread can use it.
 
-    What was received is a debt that time pays off. So a thread first reads, then tells how much, then waits.
+    Received bytes are a debt that time pays off. So a thread first reads, then reports how much, then waits.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RateLimiter:
         local: Callable[[], time.struct_time] = time.localtime,
         rest: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Begin without a debt."""
+        """Start without a debt."""
         self._timetable = timetable
         self._clock = clock
         self._local = local
@@ -116,33 +116,33 @@ class RateLimiter:
 
     @property
     def rate(self) -> int | None:
-        """The rate now, in bytes a second. None: no limit."""
+        """The current rate in bytes per second. None: no limit."""
         with self._lock:
             self._pay()
             return self._rate
 
     def received(self, size: int) -> None:
-        """Count what was received, in bytes."""
+        """Count received bytes."""
         with self._lock:
             self._pay()
             if self._rate is not None:
                 self._debt += size
 
     def portion(self, most: int) -> int:
-        """Return how many bytes to read at once, at most `most`, so that no thread has to wait long for them."""
+        """Return how many bytes to read at once, at most `most`, so that no thread has to wait long afterwards."""
         rate = self.rate
         return most if rate is None else max(min(most, int(rate * STEP_S)), min(most, _LEAST))
 
     @property
     def owed_s(self) -> float:
-        """How many seconds it takes to pay the debt off."""
+        """How many seconds it takes to pay off the debt."""
         with self._lock:
             self._pay()
             owed = 0.0 if self._rate is None else self._debt / self._rate
             return owed if owed > _LEAST_S else 0.0
 
     def wait(self, *, stopped: Callable[[], bool] = lambda: False) -> float:
-        """Wait until the debt is paid off, or something is stopped. Return how many seconds that took."""
+        """Wait until the debt is paid off, or `stopped` returns True. Return how many seconds that took."""
         began = self._clock()
         while (owed := self.owed_s) > 0 and not stopped():
             self._rest(min(owed, STEP_S))

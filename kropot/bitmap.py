@@ -11,12 +11,12 @@ class Bitmap:
     __slots__ = ("_pages", "count")
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._pages: dict[int, bytearray] = {}
         self.count = 0
 
     def add(self, number: int) -> bool:
-        """Put a number in; return whether it was not there before."""
+        """Add a number. Return whether it is new."""
         page = self._pages.get(number >> 16)
         if page is None:
             page = self._pages[number >> 16] = bytearray(_PAGE // 8)
@@ -28,6 +28,6 @@ class Bitmap:
         return True
 
     def __contains__(self, number: int) -> bool:
-        """Whether a number is in."""
+        """Whether the set contains a number."""
         page = self._pages.get(number >> 16)
         return page is not None and bool(page[(number & 0xFFFF) >> 3] & (1 << (number & 7)))

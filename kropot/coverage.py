@@ -1,6 +1,6 @@
 """The map of when objects were last read, and the parts of it that are due next. Pure.
 
-The map divides the space of all SHA-256 values into ranges, and both ends belong to a range. A part without a range was
+The map divides the space of all SHA-256 values into ranges that include both their ends. A part without a range was
 never read.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FIRST, LAST = bytes(32), b"\xff" * 32
 MAX_RANGES = 64
-"""A map has at most this many ranges. When two neighbours are joined, the older of their times is kept."""
+"""A map has at most this many ranges. Two neighbours that are joined keep the older of their times."""
 
 ONE_RUN_US = 15 * 60 * 1_000_000
 """Readings closer together than this (microseconds) belong to one run. A run records about every five minutes."""
@@ -35,7 +35,7 @@ class Due(Struct, frozen=True, kw_only=True):
 
 
 def advance(ranges: Iterable[AuditRange], read: AuditRange) -> tuple[AuditRange, ...]:
-    """Return the map with `read` in it, the oldest reading first. `read` replaces the ranges that it covers."""
+    """Return the map with `read` added, the oldest reading first. `read` replaces the ranges that it covers."""
     kept: list[AuditRange] = [read]
     for old in ranges:
         if old.start < read.start:
@@ -88,7 +88,7 @@ def share(start: bytes, end: bytes) -> float:
 
 
 def runs_left(read: float, left: float) -> int | None:
-    """Return how many more runs it takes to read `left`, if each reads the share `read`; None if that is nothing."""
+    """Return how many more runs it takes to read `left`, if each reads the share `read`; None if that is 0."""
     if left <= 0:
         return 0
     return None if read <= 0 else math.ceil(left / read)
@@ -116,7 +116,7 @@ def foreseen_us(ranges: Iterable[AuditRange]) -> int | None:
     """
     known = sorted(ranges, key=lambda each: each.at_us)
     times = [each.at_us for each in known]
-    # The last moment of each run but the last. Readings that are close together belong to one run.
+    # The last moment of each run except the last. Readings that are close together belong to one run.
     ends = [at for at, then in pairwise(times) if then - at > ONE_RUN_US]
     if not ends:
         return None
@@ -139,6 +139,6 @@ def _touch(left: AuditRange, right: AuditRange) -> bool:
 
 
 def _closest(in_order: list[AuditRange]) -> int | None:
-    """Return the index of the first of the two neighbours that were read closest in time, None if there are none."""
+    """Return the index of the first of the two neighbours that were read closest in time. None: no neighbours."""
     pairs = [at for at in range(len(in_order) - 1) if _touch(in_order[at], in_order[at + 1])]
     return min(pairs, key=lambda at: abs(in_order[at].at_us - in_order[at + 1].at_us), default=None)

@@ -1,4 +1,4 @@
-"""What the demo works on: a sample folder, the changes to it, and the list of commands that stays."""
+"""The demo's sample folder, the changes to it, and the list of commands that it leaves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Places(Struct, frozen=True, kw_only=True):
 
     @property
     def kit(self) -> Path:
-        """The key kit, which its owner must keep off-line."""
+        """The key kit, which the owner must keep off-line."""
         return self.folder / "key-kit.json"
 
     @property
@@ -51,7 +51,7 @@ class Places(Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> Path:
-        """The gateway's database. Its master key lies beside it."""
+        """The gateway's database. Its master key is next to it."""
         return self.folder / "gateway" / "gateway.db"
 
     @property
@@ -66,7 +66,7 @@ class Places(Struct, frozen=True, kw_only=True):
 
 
 def vault_spec() -> dict[str, Any]:
-    """Return the specification of the demo's token. It seals by sc2, and the gateway makes the vault."""
+    """Return the specification of the demo's token. It seals with sc2, and the gateway makes the vault."""
     return {"roles": ["securecopy.stream"], "expires": "never", "data": {"secureCopyEncryptionMethod": "sc2"}}
 
 
@@ -113,7 +113,7 @@ def copy_folder(source: Path, target: Path) -> list[str]:
     try:
         shutil.copytree(source, target, symlinks=True, ignore=_no_specials)
     except shutil.Error as error:
-        # shutil has copied the rest.
+        # shutil has copied everything else.
         return sorted(str(name) for name, *_ in error.args[0])
     finally:
         if target.is_dir():

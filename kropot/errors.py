@@ -48,7 +48,7 @@ class IntegrityError(KropotError):
 
 
 class UnacceptedErasureError(KropotError):
-    """The ledger has erasures that nobody accepted with the signing key. It can be collected into all the same."""
+    """The ledger has erasures that nobody accepted with the signing key. It is still possible to collect into it."""
 
     exit_code = Exit.FINDINGS
 

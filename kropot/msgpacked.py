@@ -1,4 +1,4 @@
-"""Packs values as msgpack, with one packer for the whole process: making another each time costs more than packing."""
+"""Packs values as msgpack, with one packer for the whole process, because making a packer costs more than packing."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pack: Final[Callable[[object], bytes]] = msgpack.Packer(use_bin_type=True).pack
-"""Returns the bytes of a value."""
+"""Returns the msgpack bytes of a value."""

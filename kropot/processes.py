@@ -1,8 +1,8 @@
-"""Processes that work beside this one. Each serves until its parent closes its pipes, or dies in any way.
+"""Child processes. Each serves until its parent closes its pipes or dies in any way.
 
-They are no pool of `concurrent.futures`, because that outlives a parent that was killed. A fork costs milliseconds
-where a fresh start costs a second, but it is safe only while there is one thread: it leaves the others behind. A fork
-never touches the database connections that it inherits, and it ends without cleanup.
+They are not a pool of `concurrent.futures`, because such a pool outlives a parent that was killed. A fork costs
+milliseconds and a fresh start a second, but a fork is safe only while there is one thread, because it does not copy the
+others. A fork never touches the database connections that it inherits, and it ends without cleanup.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def processors() -> int:
 
 
 def forbid_forks() -> None:
-    """Have this process start no more forks: it uses a library whose own threads would be missing in them."""
+    """Stop this process from forking, because it uses a library whose threads would be missing in a fork."""
     global _is_forbidden  # noqa: PLW0603 -- it is a fact about the process
     _is_forbidden = True
 
@@ -52,7 +52,7 @@ def can_fork() -> bool:
 
 
 class ChildProcess:
-    """A process that runs `serve(links, *arguments)` and ends with it; `links` here are our ends of its pipes."""
+    """A process that runs `serve(links, *arguments)` and ends with it. Its own `links` are our ends of the pipes."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class ChildProcess:
         siblings: Sequence[ChildProcess] = (),
         has_children: bool = False,
     ) -> None:
-        """Start it: as a fork where that is safe, else afresh.
+        """Start the process: as a fork if that is safe, else fresh.
 
-        A fork closes what it inherits of the pipes to its `siblings`, or it would keep them alive. With `has_children`
-        it can have such processes of its own. MUST NOT be called from several threads.
+        A fork closes the inherited pipes to its `siblings`, or it would keep them alive. With `has_children`, it can
+        have child processes of its own. MUST NOT be called from several threads.
         """
         is_fork = can_fork()
         context = multiprocessing.get_context("fork") if is_fork else multiprocessing.get_context("spawn")
@@ -76,7 +76,7 @@ class ChildProcess:
         self._process = context.Process(
             target=_run, args=(inherited, serve, theirs, arguments), daemon=not has_children
         )
-        # A signal that comes before the child ignores it would end the child.
+        # A signal that arrives before the child ignores it would end the child.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
         try:
             self._process.start()
@@ -87,11 +87,11 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid or 0
 
     def fate(self) -> str:
-        """Return a clause that says how the process ended, which its closed pipe has told."""
+        """Return a clause that says how the process ended. Call it when its pipe is closed."""
         self._process.join(PATIENCE_S)
         code = self._process.exitcode
         if code is not None and code < 0:
@@ -103,7 +103,7 @@ class ChildProcess:
         self._process.kill()
 
     def end(self) -> None:
-        """Close the pipes and wait for the end; kill the process if it does not come."""
+        """Close the pipes and wait for the process to end. If it does not, kill it."""
         for link in self.links:
             link.close()
         self._process.join(PATIENCE_S)
@@ -121,12 +121,12 @@ def _run(
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
-    # What was inherited is never collected: the end of a connection would be sent through the parent's socket.
+    # Inherited objects are never collected: closing a connection would send its end through the parent's socket.
     look_for_cycles_rarely()
     try:
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
             serve(links, *arguments)
-    except BaseException:  # noqa: BLE001 -- this process has nobody above it; its parent sees the closed pipe
+    except BaseException:  # noqa: BLE001 -- nobody above it can catch this; the parent sees the closed pipe
         traceback.print_exc()
         os._exit(1)
     os._exit(0)

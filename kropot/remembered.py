@@ -1,8 +1,8 @@
-"""Remembers where replicas were begun, outside of ledger and storage: a ledger that is gone may be a disk that is away.
+"""Remembers, outside of ledger and storage, where replicas were made: a missing ledger can mean an unmounted disk.
 
-`collect` makes ledger and storage at its first run. If both lie on a disk that is not mounted one night, it must not
+`collect` makes the ledger and the storage on its first run. If their disk is not mounted one night, it must not
 make them again below the empty mount point. So it leaves a marker in this user's state folder, named after the two
-places. A marker holds no secret, only where ledger and storage are.
+places. A marker holds no secret, only where the ledger and the storage are.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FOLDER = "replicas"
 
 
 class ReplicaAwayError(KropotError):
-    """A ledger that this user has collected into is not there; nothing was made in its place."""
+    """A ledger that this user has collected into cannot be found. Nothing was made in its place."""
 
 
 class ForgetfulError(KropotError):
     """There is no state folder, or it cannot be read or written, so nothing is remembered."""
 
     def __init__(self, why: str) -> None:
-        """Take the reason."""
+        """Put the reason into the message."""
         super().__init__(
             f"cannot remember where this replica is ({why}), so `collect` would begin a new one if its disk is not "
             f"mounted one day: set XDG_STATE_HOME to a folder that this user can write"
@@ -68,7 +68,7 @@ class RememberedReplica(Struct, frozen=True, kw_only=True):
                 raise ForgetfulError(f"{path}: {error.strerror}") from error
 
     def demand_new(self) -> None:
-        """Return if nothing is known of a ledger here, or of one for this storage. Call it where there is no ledger.
+        """Return if no marker names this database or this storage. Call it if there is no ledger.
 
         Raises: ReplicaAwayError; ForgetfulError.
         """
@@ -110,7 +110,7 @@ def _name(place: str) -> str:
 
 
 def _database_of(name: str) -> str:
-    """Return which database a marker names, for a message; a marker that cannot be read is no reason to fail."""
+    """Return the database that a marker names, for a message. A marker that cannot be read is no reason to fail."""
     try:
         return str(json.loads((_folder() / name).read_bytes())["database"])
     except (OSError, ValueError, KeyError, TypeError):

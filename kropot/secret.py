@@ -1,4 +1,4 @@
-"""Secrets, and the wall that keeps them out of every output: a value that hides itself, and `redact`."""
+"""Keeps secrets out of all output, by a value that hides itself and by `redact`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 HIDDEN: Final = "[hidden]"
 
 _SHORTEST: Final = 4
-"""Shorter texts are not looked for: they are not secrets, and hiding them would damage ordinary words."""
+"""Shorter texts are not looked for, because they are not secrets and hiding them would damage ordinary words."""
 
 _USER_INFO: Final = re.compile(r"[\w.+-]+://[^:/]*:([^@]*(?:@[^@/?#]*)*)@")
-"""The password before a URL's host, as SQLAlchemy reads it: it may hold a slash, and by mistake an "@".
+"""The password before a URL's host, as SQLAlchemy reads it: it can contain a slash and, by mistake, an "@".
 
-The user before it may hold everything but a colon and a slash: a hosted MySQL has users like `me@server`.
+The user before it can contain anything except a colon and a slash: a hosted MySQL has users like `me@server`.
 """
 
 _PARAMETER: Final = re.compile(r"[?&;]([^=&;]*)=([^&;]*)")
 _CONFIDENTIAL: Final = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
-"""What a parameter's name contains if it is a credential: `password`, `sslpassword`, `passwd`, `hexkey`, ..."""
+"""A parameter whose name contains this is a credential: `password`, `sslpassword`, `passwd`, `hexkey`, ..."""
 
 _known: set[str] = set()
-"""Every secret of this process, in every spelling in which it could leak. One set serves the whole process."""
+"""Every secret of the whole process, in every spelling in which it could leak."""
 
 
 def repr_without(*hidden: str) -> Callable[[Struct], str]:
-    """Return a `__repr__` for a class that holds secrets, or much: it shows all fields but these."""
+    """Return a `__repr__` for a class with secret or very long fields: it shows all fields except these."""
 
     def shown(self: Struct) -> str:
         fields = (name for name in self.__struct_fields__ if name not in hidden)
@@ -43,15 +43,15 @@ def repr_without(*hidden: str) -> Callable[[Struct], str]:
 
 
 class Secret:
-    """A text that shows itself only to `reveal`; its repr, its str and every log line say `[hidden]`.
+    """A text that only `reveal` returns; its repr, its str and every log line say `[hidden]`.
 
-    Making one raises the second wall too: from then on `redact` blots the text out wherever it turns up.
+    Making one adds a second protection: from then on, `redact` hides the text wherever it occurs.
     """
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        """Keep `text`, and have `redact` look for it from now on."""
+        """Keep `text`, and have `redact` hide it from now on."""
         self._text = text
         guard(text)
 
@@ -60,11 +60,11 @@ class Secret:
         return self._text
 
     def __repr__(self) -> str:
-        """Say that there is something, and not what."""
+        """Say that there is a secret, but not which."""
         return f"Secret({HIDDEN})"
 
     def __str__(self) -> str:
-        """Say that there is something, and not what."""
+        """Say that there is a secret, but not which."""
         return HIDDEN
 
     def __eq__(self, other: object) -> bool:
@@ -79,40 +79,40 @@ class Secret:
 
 
 def guard(text: str) -> None:
-    """Have `redact` blot out `text` from now on, also as it is spelt in JSON, in a URL and in a Python literal."""
+    """Have `redact` hide `text` from now on, also in its spelling in JSON, in a URL and in a Python literal."""
     if len(text) >= _SHORTEST:
         _known.update({text, json.dumps(text)[1:-1], quote(text, safe=""), repr(text)[1:-1]})
 
 
 def credentials_in(url: str) -> list[str]:
-    """Return every credential in a URL as it is spelt there: the password before the host, and those in the query."""
+    """Return every credential in a URL, as spelt there: the password before the host, and those in the query."""
     return [url[start:end] for start, end in _spans(url)]
 
 
 def hide_credentials(url: str) -> str:
-    """Return a URL with every credential in it blotted out; any other text as it is."""
+    """Return a URL with every credential in it hidden, and any other text as is."""
     for start, end in reversed(_spans(url)):
         url = url[:start] + HIDDEN + url[end:]
     return url
 
 
 def shown_url(text: str) -> str:
-    """Return what may be shown of an option that should be a URL: without its credentials, and nothing if it is none.
+    """Return the text of an option that should be a URL, with its credentials hidden, or all of it if it is no URL.
 
-    Nobody can say where the password stands in a mistyped URL.
+    Nobody can say where the password is in a mistyped URL.
     """
     return hide_credentials(text) if "://" in text else f"{HIDDEN}, because it is not a URL"
 
 
 def guard_credentials(url: str) -> None:
-    """Have `redact` blot out every credential in a URL from now on, encoded and decoded."""
+    """Have `redact` hide every credential in a URL from now on, encoded and decoded."""
     for credential in credentials_in(url):
         guard(credential)
         guard(unquote_plus(credential))
 
 
 def redact(text: str) -> str:
-    """Return `text` with every known secret blotted out."""
+    """Return `text` with every known secret hidden."""
     for secret in _known:
         if secret in text:
             text = text.replace(secret, HIDDEN)

@@ -1,7 +1,7 @@
-"""Segments of the ledger's events, kept as files beside the objects and written as the ledger grows.
+"""Segments of the ledger's events, kept as files next to the objects and written as the ledger grows.
 
 Each is written to a temporary file, synced and renamed, and then the folder is synced. Every collector writes the same
-bytes, so any number of them may do it.
+bytes, so any number of them can do this.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WAY_OUT = (
 
 
 class SegmentFile(Struct, frozen=True, kw_only=True, order=True):
-    """A segment in the storage path, by its name: it holds events up to `last`; `partial` until it is full."""
+    """A segment in the storage path, from its name: it holds events up to `last`, and is `partial` until it is full."""
 
     last: int
     index: int
@@ -47,7 +47,7 @@ class SegmentFile(Struct, frozen=True, kw_only=True, order=True):
 
 
 class ToldByName(NamedTuple):
-    """What a segment's name tells: its number from 0, the last event that it holds, and whether it is partial."""
+    """The meaning of a segment's name: its number from 0, the last event that it holds, and whether it is partial."""
 
     number: int
     last: int
@@ -55,7 +55,7 @@ class ToldByName(NamedTuple):
 
 
 def told_by(name: str, span: int) -> ToldByName | None:
-    """Return what a name tells if full segments have `span` events, None if it is no segment's."""
+    """Parse a segment's name; full segments have `span` events. Return None if it is not such a name."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -64,7 +64,7 @@ def told_by(name: str, span: int) -> ToldByName | None:
 
 
 def open_segment(path: Path) -> BinaryIO:
-    """Open a segment for reading. Raises: MalformedSegmentError if this is not a regular file; OSError."""
+    """Open a segment for reading. Raises: MalformedSegmentError if it is not a regular file; OSError."""
     try:
         return open_named(path)
     except NotRegularError as error:
@@ -77,7 +77,7 @@ class SegmentFolder:
     def __init__(
         self, root: Path, *, scratch: Path | None = None, files: FileSystem | None = None, span: int = SEGMENT_EVENTS
     ) -> None:
-        """Read nothing yet. Without `scratch` this cannot write. A full segment has `span` events."""
+        """Read nothing yet. Without `scratch`, this cannot write. A full segment has `span` events."""
         self._local = root / FOLDER
         self.folder = str(self._local)
         self._span = span
@@ -102,22 +102,22 @@ class SegmentFolder:
                 with self.open(file) as opened:
                     return reach_of(opened)
             except (MalformedSegmentError, FileNotFoundError):
-                continue  # `verify` reports damaged files; a file that is gone was replaced by a longer one
+                continue  # `verify` reports damaged files; a missing file was replaced by a longer one
             except OSError as error:
                 raise storage_error(error, f"reading {file.path}") from error
         return None
 
     def check(self, ledger: Ledger | None) -> None:
-        """Check that the stored history belongs to this ledger and is not longer; None stands for a new ledger.
+        """Check that the stored history belongs to this ledger and is not longer; None means a new ledger.
 
-        This MUST happen before a collector's first append and before a segment is written. A database that was
-        restored from an older copy would otherwise begin a second history.
+        This MUST happen before a collector's first append and before a segment is written. Otherwise a database that
+        was restored from an older copy would start a second history.
 
         Raises:
             IntegrityError: if the storage has events that the ledger does not have, or different ones.
             StorageError: if the storage cannot be read.
         """
-        there = self.found()  # read before the head: a segment's events were committed before it was written
+        there = self.found()  # before the head, because a segment's events were committed before it was written
         reach = self.newest()
         if reach is None:
             return
@@ -132,7 +132,7 @@ class SegmentFolder:
                 f"{self.folder} holds the history of ledger {reach.ledger_id.hex()}, and the database is ledger "
                 f"{ledger.identity().ledger_id.hex()}. {_WAY_OUT}"
             )
-        claimed = max(reach.last, there[-1].last if there else 0)  # even if the file is damaged, its name tells its end
+        claimed = max(reach.last, there[-1].last if there else 0)  # a damaged file's name still says where it ends
         if claimed > head.position:
             raise IntegrityError(
                 f"the database was rolled back: it ends at event {head.position}, and {self.folder} holds its history "
@@ -145,9 +145,9 @@ class SegmentFolder:
             )
 
     def write(self, ledger: Ledger, *, tail: bool = True, until: int | None = None) -> list[Path | str]:
-        """Write the full segments that are missing, with `tail` the partial one too; return their paths.
+        """Write the missing full segments, and with `tail` the partial one too. Return their paths.
 
-        With `until`, write no events behind that position.
+        With `until`, write no events after that position.
 
         Raises:
             IntegrityError: as `check` does; nothing was written.
@@ -170,9 +170,9 @@ class SegmentFolder:
         return written
 
     def write_erased(self, ledger: Ledger, positions: Collection[int]) -> list[Path | str]:
-        """Write the segments again that still hold payloads of these events, which were erased; return their paths.
+        """Rewrite the segments that still hold payloads of these erased events. Return their paths.
 
-        The events that erased them come first: without them, a recovered ledger would take the rest for damage.
+        The events that erased them are written first: without them, a recovered ledger would take the gaps for damage.
 
         Raises: as `write`.
         """
@@ -185,23 +185,23 @@ class SegmentFolder:
         return written
 
     def _holds(self, ledger: Ledger, file: SegmentFile, positions: Collection[int]) -> bool:
-        """Whether a segment has the payload of one of these events, or is damaged, so that it may."""
+        """Whether a segment has the payload of one of these events, or could have it because it is damaged."""
         try:
             with self.open(file) as opened:
                 start = ledger.frontier_at(file.index * self._span)
                 return any(event.payload is not None for event, _ in read(opened, start) if event.seq in positions)
         except FileNotFoundError:
-            return False  # it was replaced by a longer one, which is written from what there is now
+            return False  # it was replaced by a longer one, which is written from the current events
         except MalformedSegmentError:
             return True
         except OSError as error:
             raise storage_error(error, f"reading {file.path}") from error
 
     def events(self) -> Iterator[tuple[StoredEvent, bytes | None]]:
-        """Yield (event, stored key) of the whole stored history from event 1, each segment checked to its end.
+        """Yield (event, stored key) of the whole stored history from event 1, and check each segment to its end.
 
         Raises:
-            MalformedSegmentError: at the first thing that is wrong, naming the file.
+            MalformedSegmentError: at the first error; it names the file.
             StorageError: if the storage cannot be read.
         """
         frontier = Frontier()
@@ -241,10 +241,10 @@ class SegmentFolder:
         self._put(name, index, encode(ledger.identity().ledger_id, ledger.log, start, last))
         return self._path(name)
 
-    # --- where they lie: a storage on another machine has its own of these --------------------------------------------
+    # --- access to files: a storage on another machine overrides these methods ----------------------------------------
 
     def _names(self) -> list[str]:
-        """Return the names of all files beside each other. Raises: StorageError."""
+        """Return the names of all files in the folder. Raises: StorageError."""
         try:
             return [path.name for path in self._local.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -283,7 +283,7 @@ class SegmentFolder:
         self._files.sync_folder(str(self._local.parent))
 
     def _replace_partials(self) -> None:
-        """Remove partial segments that a longer one, or the full one, holds entirely."""
+        """Remove partial segments that a longer one or the full one contains entirely."""
         there = self.found()
         for file in there:
             if file.partial and any(other.index == file.index and other.last > file.last for other in there):

@@ -1,4 +1,4 @@
-"""A storage whose objects are all away at once: more likely a disk that is not mounted than a loss."""
+"""Detects a storage that lacks all objects at once: its disk is more likely not mounted than lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class StorageAwayError(KropotError):
-    """The storage has no place for objects, and the ledger names some; nothing is believed of it."""
+    """The storage has no place for objects although the ledger names some, so the storage is not trusted."""
 
 
 def demand_objects(storage: Storage, ledger: Ledger) -> None:
     """Return if the storage has a place for objects, or the ledger names none.
 
-    Call it before anything is made in the storage, or recorded as lost. Otherwise an audit would record every copy as
-    lost, and a collector would begin a second storage below the place where the disk is to be mounted.
+    Call this before anything is made in the storage or recorded as lost. Otherwise an audit would record every copy as
+    lost, and a collector would start a second storage under the empty mount point.
 
     Raises: StorageAwayError.
     """

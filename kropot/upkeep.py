@@ -1,7 +1,7 @@
-"""What a collector does for the ledger beside collecting: segments, snapshots, checkpoints and packs, now and then.
+"""A collector's periodic chores for the ledger: segments, snapshots, checkpoints and packs.
 
-On a thread of its own, so that no fetch waits for it. What it reads is committed, and nothing of it is history: a chore
-that fails is told and tried again, but for one that found the history itself to be wrong, which ends the collector.
+They run on their own thread, so that no fetch waits for them. They read committed data and write no history, so a chore
+that fails is reported and tried again. Only a chore that finds the history itself to be wrong ends the collector.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ledger.note import SigningKey
 
 LOOK_S = 0.5
-"""Seconds between two checks whether a chore is due or the end has come."""
+"""Seconds between two checks whether a chore is due or the work is over."""
 
 SEGMENTS_S = 45.0
-"""The tail must be written once a minute. This leaves time to write it, and for the chores before it."""
+"""The tail must be written once a minute. This leaves time for writing it, and for the chores before it."""
 
 PACKS_S = 300.0
 LOCKS_S = 60.0
@@ -40,21 +40,21 @@ MARKS_AT_ONCE = 5
 """Snapshots are made once this many marks are due, so that a short collection does not wait for them."""
 
 SNAPSHOTS_PATIENCE_S = 10.0
-"""How long a round of snapshots may go on while more are due: a first collection adds events faster than one round."""
+"""How long a round of snapshots may last while more are due. A first collection adds events faster than one round."""
 
 LAST_PATIENCE_S = 60.0
 """How long the last round may take before the process ends without it. The next start catches up."""
 
 
 RENEWING = "renewing"
-"""The claim of renewing locks and of erasing: neither may undo the other's work."""
+"""The claim shared by renewing locks and erasing, because neither may undo the other's work."""
 
 RENEWING_US = 300 * 1_000_000
 """How long a killed process keeps others out. `erase` waits longer."""
 
 
 class Chore(Struct, frozen=True, kw_only=True):
-    """Something to `do` every `every_s` seconds, and once more when all is over."""
+    """Something to `do` every `every_s` seconds, and once more at the end."""
 
     name: str
     every_s: float
@@ -67,12 +67,12 @@ def keep_segments(ledger: Ledger, folder: SegmentFolder) -> Chore:
 
 
 def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) -> Chore:
-    """Return the chore of pinning the state, so that a replay of any past moment answers at once."""
+    """Return the chore of making snapshots, so that a replay of any past moment is fast."""
 
     def catch_up() -> None:
         if ledger.log.head().position < next_due(ledger) + (MARKS_AT_ONCE - 1) * MARKS_EVERY:
             return
-        # Most runs make none, and the import takes as long as their first request.
+        # Most runs make no snapshot, and the import takes as long as their first request.
         from kropot.replay.snapshots import maybe_snapshot
 
         end = clock() + SNAPSHOTS_PATIENCE_S
@@ -83,12 +83,12 @@ def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) ->
 
 
 def keep_packed(gather: Callable[[], object]) -> Chore:
-    """Return the chore of gathering loose small objects into packs once there is a pack's worth."""
+    """Return the chore of gathering small loose objects into packs once there is a pack's worth of them."""
     return Chore(name="packs", every_s=PACKS_S, do=gather)
 
 
 def keep_locked(ledger: Ledger, versioned: VersionedStorage) -> Chore:
-    """Return the chore of putting files in a bucket again before their locks end, and of erasing what was locked."""
+    """Return the chore of renewing a bucket's files before their locks end, and erasing versions that were locked."""
     return Chore(name="locks", every_s=LOCKS_S, do=_Locks(ledger, versioned).look)
 
 
@@ -101,15 +101,15 @@ def keep_checkpoints(
     every_s: float,
     every_events: int,
 ) -> Chore:
-    """Return the chore of signing the head: every `every_s` seconds or `every_events` events while there is news."""
+    """Return the chore of signing a new head, every `every_s` seconds or `every_events` events."""
     signer = _Signer(ledger, key, key_file, folders, every_s=every_s, every_events=every_events)
     return Chore(name="checkpoints", every_s=min(every_s, 5.0), do=signer.look)
 
 
 class Upkeep:
-    """Does chores while its block lasts; `told` hears of chores that failed, `crashed` of what ends the collector.
+    """Does chores while its block runs. `told` gets the errors of failed chores, `crashed` an error that ends all.
 
-    What is found wrong at the very end is raised by the block itself.
+    An error that ends the collector is raised again at the end of the block.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Upkeep:
         clock: Callable[[], float] = monotonic,
         patience: Callable[[], float] = lambda: LAST_PATIENCE_S,
     ) -> None:
-        """Get ready; `clock` gives seconds, and so does `patience`: how long the last round may take."""
+        """Start nothing yet. `clock` returns seconds, and so does `patience`: how long the last round may take."""
         self._due: dict[str, float] = {}
         self._chores = chores
         self._told = told
@@ -134,13 +134,13 @@ class Upkeep:
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start the thread."""
         self._due = {chore.name: self._clock() + chore.every_s for chore in self._chores}
         self._thread.start()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Do everything once more, and end. Raises: what ended it, unless something else is being raised."""
+        """Do every chore once more, and end. Raises: the error that ended it, unless another one is being raised."""
         self._ended_at = self._clock()
         self._over.set()
         while self._thread.is_alive() and not self.is_out_of_time:
@@ -150,7 +150,7 @@ class Upkeep:
 
     @property
     def is_out_of_time(self) -> bool:
-        """Whether the last round has had its time, so that a chore that can go on another day should end now."""
+        """Whether the last round has used up its time, so that a chore that can continue another day should end now."""
         return self._ended_at is not None and self._clock() - self._ended_at >= self._patience()
 
     def _run(self) -> None:
@@ -163,11 +163,11 @@ class Upkeep:
                 return
 
     def _do(self, chore: Chore) -> bool:
-        """Do a chore; False if nothing may go on after what it found."""
+        """Do a chore. Return False if its error ends all chores."""
         self._due[chore.name] = self._clock() + chore.every_s
         try:
             chore.do()
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the loop raises it where it is seen
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the end of the block raises it
             if isinstance(error, IntegrityError) or not isinstance(error, (KropotError, LedgerError)):
                 self._fatal = error
                 self._crashed(error)
@@ -177,7 +177,7 @@ class Upkeep:
 
 
 class _Signer:
-    """Signs when enough has happened, or long enough after something has."""
+    """Signs after enough events, or after enough time if there is any new event."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class _Signer:
         self._signed_at: float | None = None
 
     def look(self) -> None:
-        """Sign the head if it is time; the first look always does, the rest when there is something new."""
+        """Sign the head if it is time: at the first look, and later if there are new events."""
         position = self._ledger.log.head().position
         if position == self._signed:
             return
@@ -211,14 +211,14 @@ class _Signer:
             try:
                 self._signed = sign_head(self._ledger, self._key, self._key_file, self._folders).checkpoint.size
             except (UnacceptedErasureError, CheckpointFolderAwayError):
-                # A person must act, so this is said when the next checkpoint is due, and not every few seconds.
+                # A person must act, so this is reported when the next checkpoint is due, not every few seconds.
                 self._signed, self._signed_at = position, monotonic()
                 raise
             self._signed_at = monotonic()
 
 
 class _Locks:
-    """Renews locks round by round, and now and then tries to remove what was erased and is not locked any more."""
+    """Renews locks round by round, and now and then tries to remove erased versions that are no longer locked."""
 
     def __init__(self, ledger: Ledger, versioned: VersionedStorage) -> None:
         self._ledger = ledger

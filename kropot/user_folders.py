@@ -1,7 +1,7 @@
-"""The folders of the user who runs this: where they are, and that there may be none.
+"""The folders of the user who runs this program, if there are any.
 
 A container's user or a service can be without a home. Then there is no default configuration file, no default key and
-no memory of replicas, and whatever is named on the command line works all the same.
+no memory of replicas, but everything that is named on the command line still works.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ APP = "kropotcli"
 
 
 def config_folder() -> Path | None:
-    """Return this user's configuration folder of the program, None for a user without a home."""
+    """Return this user's configuration folder for the program, None for a user without a home."""
     import platformdirs
 
     try:
@@ -25,7 +25,7 @@ def config_folder() -> Path | None:
 
 
 def state_folder() -> Path | None:
-    """Return this user's state folder of the program, None for a user without a home."""
+    """Return this user's state folder for the program, None for a user without a home."""
     import platformdirs
 
     try:
@@ -35,7 +35,7 @@ def state_folder() -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """Return this user's cache folder of the program, None for a user without a home."""
+    """Return this user's cache folder for the program, None for a user without a home."""
     import platformdirs
 
     try:
@@ -45,16 +45,16 @@ def cache_folder() -> Path | None:
 
 
 def is_credential(path: Path) -> bool:
-    """Return whether a service manager gave this service the file (LoadCredential=).
+    """Return whether a service manager gave this file to the service (LoadCredential=).
 
-    Only the service can read it, through an access list that makes its mode look as if its group could.
+    Only the service can read it, through an access list that makes its mode look as if its group could read it too.
     """
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(folder) and path.absolute().parent == Path(folder or "/")
 
 
 def expanded(path: Path) -> Path:
-    """Return the path with `~` replaced by the home that it means. Raises: UsageError if nobody knows that home."""
+    """Return the path with `~` replaced by the home that it means. Raises: UsageError if that home is unknown."""
     try:
         return path.expanduser()
     except RuntimeError:

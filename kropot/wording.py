@@ -21,7 +21,7 @@ _MEANT: Final = {b"\\": b"\\", b"n": b"\n", b"t": b"\t"}
 def moment(us: int | None) -> str:
     """Return microseconds since 1970 as a UTC time in whole seconds, or a dash for None.
 
-    No calendar date exists outside the years 1 to 9999. Such a time is given in microseconds.
+    A time outside the years 1 to 9999 has no calendar date, and is given in microseconds.
     """
     if us is None:
         return "-"
@@ -34,8 +34,8 @@ def moment(us: int | None) -> str:
 def instant(us: int) -> str:
     """Return a time as ISO 8601 in UTC with microseconds, such as `2026-05-01T12:30:00.000000Z`.
 
-    Such texts sort as the times do. No calendar date exists outside the years 1 to 9999: such a time is given in
-    microseconds.
+    These texts sort in the order of the times. A time outside the years 1 to 9999 has no calendar date, and is given
+    in microseconds.
     """
     try:
         at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
@@ -65,9 +65,9 @@ def amount(size: int) -> str:
 
 
 def written(name: bytes) -> str:
-    r"""Return a name as it is shown: on one line, and taken back by `as_written`.
+    r"""Return a name as it is shown, on one line. `as_written` returns the name again.
 
-    Backslashes, and what is not printable text, are escaped: as `\\`, `\n`, `\t`, or `\xHH` for each byte.
+    Backslashes and unprintable characters are escaped: as `\\`, `\n`, `\t`, or `\xHH` for each byte.
     """
     text = name.decode(errors="surrogateescape")
     if text.isprintable() and "\\" not in text:
@@ -76,26 +76,26 @@ def written(name: bytes) -> str:
 
 
 def as_written(text: str) -> bytes:
-    """Return the name that `written` shows as this text. A backslash that begins no escape stands for itself."""
+    """Return the name that `written` shows as this text. A backslash that starts no escape is kept."""
     return _ESCAPE.sub(lambda found: _MEANT.get(found[1]) or bytes.fromhex(found[1][1:].decode()), _stored(text))
 
 
 def one_line(name: str) -> str:
-    """Return a name as `written` does, so that it cannot look like several lines or fields."""
+    """Return a name escaped as by `written`, so that it cannot look like several lines or fields."""
     return written(_stored(name))
 
 
 def quoted(text: str) -> str:
-    """Return foreign text as it stands within a sentence: in quotes, and nothing in it can end them or look like more.
+    """Return foreign text for use in a sentence: in quotes that nothing in the text can end or imitate.
 
-    Quotes, backslashes, and whatever does not print are escaped, so no two texts look the same.
+    Quotes, backslashes and unprintable characters are escaped, so no two texts look the same.
     """
     plain = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{"".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)}"'
 
 
 def as_unicode(text: str) -> str:
-    """Return a text in which a path's bytes that are no UTF-8 are escaped: JSON and databases hold Unicode only."""
+    """Return a text with a path's non-UTF-8 bytes escaped, because JSON and databases hold only Unicode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Turns facts into a batch: decides versions, bytes, leaves and projection of one append without touching a store."""
+"""Turns facts into a batch: plans an append's versions, bytes, leaves and projection without touching a store."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def plan_batch(
     conflicts: dict[bytes, None] = {}
     erased: dict[int, int] = {}
     leaves: list[bytes] = []
-    # A named tuple made like this, without its `__new__`, costs half. All of this runs while the head is locked.
+    # Making a named tuple without its `__new__` costs half as much, and all of this runs while the head is locked.
     row = tuple.__new__
     seq, streams, recorded_us = head.position, head.streams, ground.recorded_us
     latest_us = recorded_us + MAX_AHEAD_US
@@ -177,7 +177,7 @@ def check_writer(writer: str) -> None:
 
 
 def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
-    """Return the salt of the stream's digest; refuse a fact that contradicts itself or is not about such a stream."""
+    """Return the salt of a stream's digest. Refuse a fact that contradicts itself or does not belong on the stream."""
     wrong = fact.contradiction()
     if wrong is not None:
         raise LedgerError(f"cannot record a {fact.TYPE} that contradicts itself: {wrong}")

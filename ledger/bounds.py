@@ -17,13 +17,13 @@ class Length(Struct, frozen=True):
 
 
 class Least(Struct, frozen=True):
-    """Marks a number's smallest value. Without a mark it is 0. The largest value is always 2^63-1."""
+    """Marks a number's smallest value. Without this mark it is 0."""
 
     value: int
 
 
 class Most(Struct, frozen=True):
-    """Marks a number that may not be greater."""
+    """Marks a number's largest value. Without this mark it is 2^63-1."""
 
     value: int
 
@@ -34,13 +34,13 @@ class NotEmpty(Struct, frozen=True):
 
 MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
 MAX_US = 1 << 62
-"""The latest time that a fact may name. Sums of times still fit into 64 bits."""
+"""The latest time that a fact may name, so that sums of times still fit into 64 bits."""
 
 Sha256 = Annotated[bytes, Length(32)]
 Salt = Annotated[bytes, Length(32)]
 Iv = Annotated[bytes, Length(16)]
 Seconds = Annotated[int, Least(MIN_INT)]
-"""Seconds of the server's clock, or differences of them. They can be negative."""
+"""Seconds of the server's clock, or a difference of two such times. They can be negative."""
 Ordinal = Annotated[int, Least(1)]
 """A number that counts from 1."""
 Micros = Annotated[int, Most(MAX_US)]

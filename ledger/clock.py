@@ -1,4 +1,4 @@
-"""The ledger's time: the clock's, but never before the last event's, and never far after it without a person's word."""
+"""The ledger's time: the clock's, but never before the last event's, nor far after it unless a person accepts that."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 MOST_LEAP_US: Final = 3 * 366 * DAY_US
-"""A clock that is this far past the last event is not believed.
+"""A clock that is this far past the last event is not trusted.
 
-Recorded time never goes back, so it would stop until that day comes.
+Recorded time never goes back, so after a wrong clock it would stand still until that day.
 """
 
 _FIRST_DAY_US: Final = 18_262 * DAY_US
-"""2020-01-01. A last event before this shows that the clock was behind, as on a machine without a battery."""
+"""2020-01-01. If the last event is older than this, the clock was behind, as on a machine without a battery."""
 
 
 def recorded_time(head: StoredHead, clock_us: int, most_leap_us: int | None) -> int:

@@ -37,7 +37,7 @@ MAX_LEVELS = 64
 
 
 def _listing_with(name: str) -> Upcaster:
-    """Return what converts a listing of an older schema, which says nothing of this."""
+    """Return a function that adds the field `name`, as None, to a listing of an older schema."""
 
     def convert(fields: dict[str, Any]) -> dict[str, Any]:
         listing = fields.get("listing")
@@ -61,7 +61,7 @@ def _with_unserved(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _released_by_nobody(fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert a release of schema 1, which names no policy: position 0 has none."""
+    """Convert a release of schema 1, which names no policy. Position 0 means none."""
     return fields | {"at_us": 0, "by": "", "decided": 0, "policy": 0, "reason": ""}
 
 
@@ -73,7 +73,7 @@ def _erased_without_rows(fields: dict[str, Any]) -> dict[str, Any]:
 def _of_objects(fields: dict[str, Any]) -> dict[str, Any]:
     """Convert a map of schema 1, made when each object was a container.
 
-    Its ranges stay true: an object goes from its file into a pack only after it was read, and that was later.
+    Its ranges stay true: objects were moved from their files into packs only later, and only after they were read.
     """
     return fields
 
@@ -251,7 +251,7 @@ def keyed_digest(salt: bytes, name: bytes) -> bytes:
 
 
 def source_id_of(salt: bytes) -> bytes:
-    """Return the id (16 bytes) of a source with this salt. So whoever proves the salt also proves the source's id.
+    """Return the id (16 bytes) of the source with this salt. A proof of the salt thus also proves the source's id.
 
     Sources that began before this rule have random ids.
     """
@@ -286,13 +286,13 @@ def _shape_named(type_name: str) -> Shape | None:
 
 @functools.lru_cache(maxsize=64)
 def _keyed(salt: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
-    """Return the two hashes of HMAC (RFC 2104) after the key. Salts are few, so caching this halves the work."""
+    """Return HMAC's two hashes (RFC 2104), both already fed with the key. Salts are few, so caching halves the work."""
     key = (salt if len(salt) <= _BLOCK_BYTES else hashlib.sha256(salt).digest()).ljust(_BLOCK_BYTES, b"\x00")
     return hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
 
 
 class Packer(Protocol):
-    """What is used of msgpack's packer, which has no types."""
+    """The part of msgpack's untyped packer that is used here."""
 
     def pack(self, value: object) -> bytes:
         """Return the value's bytes."""
@@ -335,7 +335,7 @@ def _upcast(
 def _is_plain(value: object, levels: int = MAX_LEVELS) -> bool:
     """Whether the value holds only maps with sorted string keys, arrays, and plain types other than floats.
 
-    It has at most so many `levels` of maps and arrays.
+    Maps and arrays may be nested at most `levels` deep.
     """
     kind = type(value)
     if levels == 0 and kind in (dict, tuple):

@@ -44,7 +44,7 @@ def newest_fact(
 ) -> tuple[_F | None, int, int]:
     """Return a stream's newest fact of a kind, the fact's position, and the version that the stream is at.
 
-    The fact is by the position `until` if that is given. Without one: None, and 0 as its position.
+    If `until` is given, facts after that position do not count. If there is no such fact, return None and position 0.
     """
     version = 0
     for event in log.stream_events(key.stored, newest_first=True):

@@ -33,7 +33,7 @@ _LONGEST_KEY = 600
 
 
 def row(key: StreamKey, element: Element) -> bytes:
-    """Return the element's row: an array of ten values. The copy's three are nil if no copy was ever stored."""
+    """Return the element's row: an array of ten values. The copy's three values are nil if no copy was ever stored."""
     return head_of(key.stored) + pack_tail(element)
 
 
@@ -94,8 +94,7 @@ class StateDigest:
         """Add one element's row.
 
         Raises:
-            ValueError: the key does not come after the one before it, so the digest would be wrong.
-
+            ValueError: if the key does not come after the one before it, so the digest would be wrong.
         """
         self.look([stored_key])
         self._hash.update(packed)
@@ -119,12 +118,12 @@ class StateDigest:
 
 
 class SetDigest:
-    """`sd2`: takes rows and gives them back, in any order. It keeps 2,048 bytes for each source."""
+    """`sd2`: rows can be added and removed in any order. It keeps 2,048 bytes for each source."""
 
     __slots__ = ("_sources",)
 
     def __init__(self, lanes: Mapping[bytes, bytes] | None = None) -> None:
-        """Begin with the lanes of each source, as `lanes` returned them. Raises: ValueError if one is not a value."""
+        """Start with each source's lanes, as `lanes` returned them. Raises: ValueError if some are not 2,048 bytes."""
         self._sources = {source: LtHash(value) for source, value in (lanes or {}).items()}
 
     def add(self, packed: bytes) -> None:

@@ -31,16 +31,16 @@ def drill_key(source: bytes) -> StreamKey:
 
 
 def drill_of(ledger: Ledger, source: bytes) -> Drill | None:
-    """Return the newest drill of a source, None if there was none."""
+    """Return the newest drill of a source, or None if there was none."""
     for event in ledger.log.stream_events(drill_key(source).stored, newest_first=True):
         fact = fact_of(event)
         if isinstance(fact, DrillHeld):
-            # Recorded time stands still after a clock was far ahead. Then the observed time is the better one.
+            # After a clock was far ahead, recorded time stands still. Then the observed time is the better one.
             return Drill(min(event.recorded_us, event.observed_us), fact.opened, fact.failed)
     return None
 
 
 def record_drills(ledger: Ledger, drills: Mapping[bytes, DrillHeld]) -> None:
-    """Record how a drill went, for each source that it has touched."""
+    """Record how a drill went, for each source that it covered."""
     now = ledger.clock_us()
     ledger.append([NewFact(key=drill_key(id_), fact=fact, observed_us=now) for id_, fact in drills.items()])

@@ -1,7 +1,7 @@
-"""What an erasure keeps: which elements no collector may record again, and rows for digests from before.
+"""What an erasure keeps: which elements no collector may record again, and the rows that older digests contain.
 
-Nothing names an erased element any more. The digest in the headers of its events, made with the source's salt, tells
-whether a given key was it.
+Nothing names an erased element any more. But the digest in its events' headers, made with the source's salt, tells
+whether a given key was the element's.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent
 
 MOST_ROWS: Final = 256
-"""How many rows of an element stay, the newest ones. Each has 2 KiB."""
+"""How many rows of an element are kept: the newest ones, 2 KiB each."""
 
 
 class BlockedElements:
     """The elements of a ledger that were erased and may not be recorded again."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """Read nothing yet."""
+        """Use this ledger. Nothing is read yet."""
         self._ledger = ledger
         self._known: dict[int, bytes | None] = {}
 
     def among(self, keys: Iterable[StreamKey]) -> set[StreamKey]:
-        """Return which of these elements are blocked. Where nothing was erased, this asks for one row."""
+        """Return which of these elements are blocked. If nothing was erased, this takes one query."""
         digests = self._digests()
         wanted = [key for key in keys if key.is_element] if digests else []
         if not wanted:
@@ -64,7 +64,7 @@ class BlockedElements:
 
 
 def rows_of(history: Iterable[Event]) -> tuple[ErasedRow, ...]:
-    """Return the rows that an element had in state digests, the newest `MOST_ROWS` where there are more."""
+    """Return the rows that an element had in state digests, or the newest `MOST_ROWS` if there are more."""
     rows: list[ErasedRow] = []
     for event in history:
         if event.key is not None and isinstance(event.fact, ElementFact):
@@ -77,7 +77,7 @@ def rows_of(history: Iterable[Event]) -> tuple[ErasedRow, ...]:
 
 
 def erased_rows_at(ledger: Ledger, position: int) -> Iterator[bytes]:
-    """Yield the lanes of the rows that were in the state after the event at `position`, and were erased since."""
+    """Yield the lanes of the rows that were in the state after the event at `position` and have been erased since."""
     for event in ledger.erasures():
         fact = fact_of(event)
         if event.seq > position and isinstance(fact, PayloadErased):

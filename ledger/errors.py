@@ -47,7 +47,7 @@ class NewerLedgerError(LedgerError):
 class ConflictError(LedgerError):
     """Another writer was faster. `keys` are the streams that no longer have the expected version.
 
-    Nothing of the batch was written.
+    No part of the batch was written.
     """
 
     def __init__(self, keys: tuple[bytes, ...]) -> None:
@@ -91,7 +91,7 @@ class BrokenChainError(LedgerError):
 
 
 class DamagedRowError(LedgerError):
-    """A row beside the events, in the head or in the projection, cannot be what the program wrote."""
+    """A row outside the events, in the head or the projection, cannot be what the program wrote."""
 
 
 class ReadOnlyLedgerError(LedgerError):
@@ -114,7 +114,7 @@ class ClockAheadError(LedgerError):
 
 
 class ClockLeapError(LedgerError):
-    """The clock says that years have passed since the ledger's last event, which may be wrong. Nothing was written."""
+    """The clock says that years have passed since the ledger's last event, which can be wrong. Nothing was written."""
 
     def __init__(self, clock_us: int, last_us: int) -> None:
         """Keep both times, in microseconds since 1970."""

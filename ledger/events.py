@@ -37,7 +37,7 @@ MAX_KEY_BYTES = 600
 
 
 class Subject(Enum):
-    """What a fact is about. The value is the kind of its stream; an element's kind is the type in its server's list."""
+    """What a fact is about. The value is its stream's kind; for an element, that is its type in the server's list."""
 
     LEDGER = LEDGER_KIND
     INSTANCE = INSTANCE_KIND
@@ -150,7 +150,7 @@ class Element(Struct, frozen=True, kw_only=True):
 
 
 class HeldListing(Struct, frozen=True, kw_only=True):
-    """A listing that is held back: it misses `missing` of `known` elements, since `since_us`, for `reason`.
+    """A listing that is held back for `reason` since `since_us`: it misses `missing` of `known` elements.
 
     The reason is "empty", "missing" or "misordered"; "too_many" or "too_large" if the listing was given up before its
     end; or "accepted" once a person has accepted it.
@@ -176,7 +176,7 @@ class Surge(Struct, frozen=True, kw_only=True):
 
 
 class Unserved(Struct, frozen=True, kw_only=True):
-    """How many entries of its source a server does not serve, as it says itself. An excluded folder counts once."""
+    """How many entries of its source a server says that it does not serve. An excluded folder counts once."""
 
     sockets: int
     pipes: int
@@ -188,11 +188,11 @@ class Unserved(Struct, frozen=True, kw_only=True):
 
 
 class Listing(Struct, frozen=True, kw_only=True):
-    """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
+    """What a listing found: how many elements it saw, and how many of them were new, changed, reappeared or vanished.
 
-    `rejected` counts unreadable entries of the list. `unserved` and `unscanned_since`, the second since when the server
-    fails to scan its source, are None if it does not say. `since` and `until` are the range in the server's seconds, or
-    None if that end is open. Up to `closed` the server adds nothing more; None if it does not say.
+    `rejected` counts unreadable entries of the list. `since` and `until` are the range in the server's seconds, or None
+    if that end is open. `unserved`, `unscanned_since` (since when the server has failed to scan its source) and
+    `closed` (the second up to which it adds nothing more) are None if it does not say.
     """
 
     mode: ListingMode
@@ -240,7 +240,7 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class Keeping(Struct, frozen=True, kw_only=True):
-    """What persons decided about a source: its label, and that it retired, or is in use, since then. None: nothing."""
+    """What people decided about a source: its label, and since when it is retired or in use. None means no decision."""
 
     label: str | None = None
     retired_us: Micros | None = None
@@ -248,7 +248,7 @@ class Keeping(Struct, frozen=True, kw_only=True):
 
 
 class AuditRange(Struct, frozen=True, kw_only=True):
-    """All objects with a SHA-256 in [`start`, `end`] (32 bytes each) were read and compared by `at_us`.
+    """All containers from `start` to `end` (32 bytes each, both included) were read and compared by `at_us`.
 
     The audit covered the ledger up to `position`. It does not cover an object that was named later.
     """
@@ -265,10 +265,10 @@ class AuditRange(Struct, frozen=True, kw_only=True):
 class Fact(Struct, frozen=True):
     """The base of every fact class. `TYPE` is its permanent name in headers. `VERSION` is its payload's schema version.
 
-    Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
-    `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`
-    (`NAMES_OBJECT`).
-    A fact with `BEGINS` is the first of its stream, and no other fact about this kind of subject is.
+    Skipping an event with `IS_CRITICAL` would make a projection wrong, so a program that does not know it stops.
+    `OBJECT_STATE` is what the fact says about an object: the object of the element's copy ("sound"), or the one that
+    its own `sha256` names (`NAMES_OBJECT`). A fact with `BEGINS` is the first of its stream, and no other fact about
+    this kind of subject is.
     """
 
     TYPE: ClassVar[str]
@@ -281,7 +281,7 @@ class Fact(Struct, frozen=True):
     BEGINS: ClassVar[bool] = False
 
     def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, as the end of a sentence; None if it does not.
+        """Return how the fact contradicts itself, as the end of a sentence, or None if it does not.
 
         `append` refuses such a fact, and the audit reports it.
         """
@@ -296,7 +296,7 @@ class SourceFact(Fact, frozen=True, kw_only=True):
 
 
 class KeepingFact(Fact, frozen=True, kw_only=True):
-    """A fact about what a person decided about a source, with all of it."""
+    """A fact about a person's decision on a source, with everything decided so far."""
 
     SUBJECT: ClassVar[Subject] = Subject.KEEPING
     keeping: Keeping
@@ -305,8 +305,8 @@ class KeepingFact(Fact, frozen=True, kw_only=True):
 class ElementFact(Fact, frozen=True, kw_only=True):
     """A fact about an element, with its whole new state.
 
-    `IS_PRESENT` is whether the source has the element after this fact, None if that may be either. `HOLDS` names the
-    fields of the element that this fact has to fill. With `IS_DISMISSED`, the element raises no alarm after it.
+    `IS_PRESENT` says whether the source has the element after this fact, or is None if both are possible. `HOLDS` names
+    the fields of the element that this fact MUST fill. With `IS_DISMISSED`, the element raises no alarm after it.
     """
 
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
@@ -316,7 +316,7 @@ class ElementFact(Fact, frozen=True, kw_only=True):
     element: Element
 
     def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, None if it does not."""
+        """Return how the fact contradicts itself, or None if it does not."""
         element = self.element
         copy, present = element.copy, self.IS_PRESENT
         for name in self.HOLDS:
@@ -343,7 +343,7 @@ class ObjectFact(ElementFact, frozen=True, kw_only=True):
     sha256: Sha256
 
     def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, None if it does not."""
+        """Return how the fact contradicts itself, or None if it does not."""
         found = ElementFact.contradiction(self)
         copy, damage, state = self.element.copy, self.element.damage, self.OBJECT_STATE
         if found is None and copy is not None and copy.sha256 == self.sha256 and damage != state:
@@ -394,9 +394,9 @@ class InstanceBegan(Fact, frozen=True, kw_only=True):
 
 @fact
 class AuditAdvanced(Fact, frozen=True, kw_only=True):
-    """An audit of contents advanced. `ranges` is the whole map of what was last read when, oldest first.
+    """An audit of contents advanced. `ranges` is the whole map of what was read when, oldest first.
 
-    It is about containers: a pack has its own name, and an object in a file of its own has that of the object.
+    The map is about containers: a pack has its own name, and a file that holds one object has the object's name.
     """
 
     SUBJECT: ClassVar[Subject] = Subject.AUDIT
@@ -406,7 +406,7 @@ class AuditAdvanced(Fact, frozen=True, kw_only=True):
 
 @fact
 class DrillHeld(Fact, frozen=True, kw_only=True):
-    """A person opened copies of the source with a kit, picked at random: `opened` of them opened, `failed` did not."""
+    """A person opened randomly picked copies of the source with a kit: `opened` of them opened, `failed` did not."""
 
     SUBJECT: ClassVar[Subject] = Subject.DRILL
     opened: int
@@ -472,7 +472,7 @@ class ZoneChanged(SourceFact, frozen=True, kw_only=True):
 
 @fact
 class SourceLabelled(KeepingFact, frozen=True, kw_only=True):
-    """A person gave the source a label, or took it away."""
+    """A person gave the source a label, or removed it."""
 
 
 @fact
@@ -482,14 +482,14 @@ class SourceRetired(KeepingFact, frozen=True, kw_only=True):
 
 @fact
 class SourceResumed(KeepingFact, frozen=True, kw_only=True):
-    """A person said that the source is in use: it did not retire, and no other source took its place so far."""
+    """A person said that the source is in use: it is not retired, and no other source has taken its place so far."""
 
 
 @fact
 class VaultNamed(Fact, frozen=True, kw_only=True):
     """The source's list named its vault, or a further token of this vault continues the source.
 
-    `token_macs` has the further tokens, the newest last, each as `Source.token_mac` has the first one.
+    `token_macs` has the further tokens, the newest last, each made like the `Source.token_mac` of the first one.
     """
 
     SUBJECT: ClassVar[Subject] = Subject.VAULT
@@ -541,7 +541,7 @@ class RemoteCopied(RemoteObserved, frozen=True, kw_only=True):
 
 @fact
 class FetchFailed(ElementFact, frozen=True, kw_only=True):
-    """A fetch did not give a valid content (`element.failure` says why, and when the next try is due)."""
+    """A fetch did not return valid content (`element.failure` says why, and when the next try is due)."""
 
     HOLDS: ClassVar[tuple[str, ...]] = ("failure",)
 
@@ -574,14 +574,14 @@ class CopyDamaged(ObjectFact, frozen=True, kw_only=True):
 
 @fact
 class CopyLost(ObjectFact, frozen=True, kw_only=True):
-    """The object of a copy is gone from the store."""
+    """The object of a copy is gone from the storage."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
 
 
 @fact
 class PayloadErased(Fact, frozen=True, kw_only=True):
-    """The stream's payloads before this event were erased, and are null; the proof stays. See docs/format.md."""
+    """The stream's payloads before this event were erased and are null. The proof stays whole. See docs/format.md."""
 
     VERSION: ClassVar[int] = 2
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT

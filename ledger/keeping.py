@@ -1,6 +1,6 @@
-"""What persons decided about sources: labels, and which sources retired or are in use.
+"""What people decided about sources: labels, and which sources are retired or in use.
 
-Each source has a second stream for this, apart from its own, so that a collector at work and a person do not get into
+Each source has a second stream for this, apart from its own, so that a working collector and a person do not get in
 each other's way.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Kept(NamedTuple):
-    """What persons decided about a source, the version of the stream that says so, and the last decision's position.
+    """What people decided about a source, the version of the stream that says so, and the last decision's position.
 
-    Version and position are 0 where nothing was decided.
+    Version and position are 0 if nothing was decided.
     """
 
     keeping: Keeping
@@ -28,12 +28,12 @@ class Kept(NamedTuple):
 
 
 def keeping_key(source: bytes) -> StreamKey:
-    """Return the key of the stream that says what persons decided about the source."""
+    """Return the key of the stream that holds people's decisions about the source."""
     return StreamKey(source=source, kind=Subject.KEEPING.value, id="")
 
 
 def keeping_of(ledger: Ledger, source: bytes, *, until: int | None = None) -> Kept:
-    """Return what persons have decided about a source, by the position `until` if that is given."""
+    """Return what people decided about a source, up to the position `until` if that is given."""
     fact, position, version = newest_fact(ledger.log, keeping_key(source), KeepingFact, until=until)
     return Kept(Keeping() if fact is None else fact.keeping, version, position)
 

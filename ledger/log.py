@@ -61,7 +61,7 @@ def utc_now_us() -> int:
 
 def program() -> str:
     """Return the name and version of the program that this package belongs to."""
-    # Only a new ledger or a new collector says it, and the import takes longer than most queries.
+    # Imported here because only a new ledger or collector needs it, and the import takes longer than most queries.
     import importlib.metadata
 
     try:
@@ -76,8 +76,8 @@ class Ledger:
     Consumers that need only one part can use it directly: `log`, `projection`, `blobs` and `places` of the store, and
     `work`, this process's session at the work queue.
 
-    `writer` is the writer's name in this process's events. `clock` gives microseconds since 1970 UTC if the store has
-    no clock of its own. `entropy` gives random bytes.
+    `writer` is the writer's name in this process's events. `clock` returns microseconds since 1970 UTC, and is used if
+    the store has no clock of its own. `entropy` returns random bytes.
     """
 
     most_leap_us: int | None = MOST_LEAP_US
@@ -258,7 +258,7 @@ class Ledger:
     def erasures(self) -> Iterator[StoredEvent]:
         """Yield the events that erased their stream, in the order of streams.
 
-        This reads only erased streams, so it costs nothing where nothing was erased.
+        This reads only erased streams, so it costs nothing if nothing was erased.
         """
         head = self.log.head().position
         for page in _pages(self.log.streams(erased=True)):
@@ -346,7 +346,7 @@ class Ledger:
                     yield CopyRow(row.sha256, row.size, key, row.seq, row.state)
 
     def audit(self) -> tuple[AuditRange, ...]:
-        """Return the map of what was last read when, from the last audit."""
+        """Return the last audit's map of what was read when."""
         event = next(self.log.stream_events(AUDIT_KEY.stored, newest_first=True), None)
         fact = None if event is None else fact_of(event)
         return fact.ranges if isinstance(fact, AuditAdvanced) else ()
@@ -371,7 +371,7 @@ class Ledger:
         keys = [new.key.stored for new in facts]
         ids = {new.key.source for new in facts}
         if not self._salts.keys() >= ids:
-            # Known sources never change their number or salt. Another process may have begun an unknown one.
+            # Known sources never change their number or salt. Another process might have begun an unknown one.
             self._learn(tx)
         return AppendContext(
             head=tx.head,

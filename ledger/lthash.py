@@ -3,7 +3,7 @@
 Its value is 1,024 lanes of 16 bits. An element's lanes are the SHAKE128 of its bytes, and the value is the sum of the
 elements' lanes, each lane modulo 2^16. So two sets have the same value only if they are the same set, as far as anybody
 can compute (Bellare and Micciancio, "A new paradigm for collision-free hashing"; Lewi and others, "Securing update
-propagation with homomorphic hashing"). docs/format.md has it to the byte.
+propagation with homomorphic hashing"). docs/format.md defines it to the byte.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROOM: Final = 1 << 15
 
 
 class ErasedRow(Struct, frozen=True, kw_only=True):
-    """The lanes of an erased element's row in the state digest, from the event at `position` to the next one's."""
+    """The lanes of an erased element's row in the state digest, from the event at `position` to the next row's."""
 
     position: Ordinal
     lanes: Annotated[bytes, Length(LANES_BYTES)]
@@ -39,14 +39,14 @@ class ErasedRow(Struct, frozen=True, kw_only=True):
 class LtHash:
     """The hash of a set that changes.
 
-    Every lane of even number has 32 bits while elements are added up, so that its sum does not run over into the next
-    lane. The lanes of odd number are what remains of the sum of all lanes. Both are cut to 16 bits now and then.
+    While elements are added, every even-numbered lane has 32 bits, so that its sum does not overflow into the next
+    lane. The odd-numbered lanes are what remains of the sum of all lanes. Both are cut to 16 bits now and then.
     """
 
     __slots__ = ("_even", "_removed", "_room", "_sum")
 
     def __init__(self, lanes: bytes = EMPTY) -> None:
-        """Begin with a set's value. Raises: ValueError if it does not have 2,048 bytes."""
+        """Start with a set's value. Raises: ValueError if it does not have 2,048 bytes."""
         if len(lanes) != LANES_BYTES:
             raise ValueError(f"the value of a set has {LANES_BYTES} bytes, not {len(lanes)}")
         self._sum = int.from_bytes(lanes, "little")
@@ -84,7 +84,7 @@ class LtHash:
             self._settle()
 
     def _remove(self, number: int) -> None:
-        # In 16 bits, -x is 1 more than the complement of x. The ones are added up until lanes are cut.
+        # In 16 bits, -x is 1 more than the complement of x. These ones are counted, and added when lanes are cut.
         self._removed += 1
         self._add(number ^ _ALL)
 

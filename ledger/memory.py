@@ -73,7 +73,7 @@ class MemoryStore:
         return True
 
     def free_bytes(self) -> None:
-        """Return None: nobody knows."""
+        """Return None: this is not known."""
         return
 
     def reopener(self) -> None:
@@ -347,7 +347,7 @@ class MemoryWorkQueue:
             self._leases |= {row.stream: (lease.session, lease.expires_us) for row in taken}
             return [self._tables.image(row) for row in taken]
 
-    def release(self, name: str, session: bytes, keys: Collection[bytes] | None) -> None:  # noqa: ARG002  # the session says it all
+    def release(self, name: str, session: bytes, keys: Collection[bytes] | None) -> None:  # noqa: ARG002  # the session is enough
         """Give back the session's leases on these stored keys, or all of them."""
         with self._lock:
             streams = set(self._leases) if keys is None else {self._tables.streams.get(key, 0) for key in keys}
@@ -359,7 +359,7 @@ class MemoryWorkQueue:
             return list(self._further.values())
 
     def keep_further(self, row: FurtherRow) -> None:
-        """Know this further storage, in the place of what was known of it."""
+        """Record this further storage, and replace what was known about it."""
         with self._lock:
             self._further[row.id] = row
 

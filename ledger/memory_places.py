@@ -17,13 +17,13 @@ class MemoryPlaces:
     """A PlaceStore in a dictionary."""
 
     def __init__(self, lock: threading.RLock) -> None:
-        """Start empty; share the lock under which the store changes."""
+        """Start empty. Share the lock under which the store changes."""
         self._lock = lock
         self._packs: dict[tuple[str, bytes], dict[bytes, Placement]] = {}
         self._dropped: set[tuple[str, bytes, bytes]] = set()
 
     def find(self, sha256s: Collection[bytes], *, place: str = "") -> dict[bytes, list[Placement]]:
-        """Return the placements of these objects, by SHA-256; objects without one are left out."""
+        """Return the placements of these objects, by SHA-256. Objects without one are left out."""
         found: dict[bytes, list[Placement]] = {}
         with self._lock:
             for sha256 in sha256s:
@@ -42,7 +42,7 @@ class MemoryPlaces:
         return iter(sorted(wanted, key=lambda one: one.sha256))
 
     def ranges(self, start: bytes, end: bytes | None, *, place: str = "") -> list[tuple[bytes, bytes, int, int]]:
-        """Return what `walk` yields as tuples."""
+        """Return what `walk` yields, as tuples."""
         found = self.walk(start=start, end=end, place=place)
         return [(one.sha256, one.pack, one.offset, one.length) for one in found]
 
@@ -62,7 +62,7 @@ class MemoryPlaces:
         return PackTotals(len(rows), sum(row.objects for row in rows), sum(row.bytes for row in rows))
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; one that was dropped counts again, because its pack was written anew."""
+        """Add placements. A dropped one counts again, because its pack was written again."""
         self.take_over((place, one) for one in places)
 
     def take_over(self, placed: Iterable[tuple[str, Placement]]) -> None:
@@ -73,19 +73,19 @@ class MemoryPlaces:
                 self._dropped.discard((place, one.sha256, one.pack))
 
     def replace(self, pack: bytes, places: Sequence[Placement], *, place: str = "") -> None:
-        """Put these placements, all of the pack `pack`, in the place of those that name it."""
+        """Replace all placements in the pack `pack` with these."""
         with self._lock:
             self._forget_dropped(pack, place)
             self._packs[place, pack] = {one.sha256: one for one in places}
 
     def drop(self, sha256: bytes, pack: bytes, *, place: str = "") -> None:
-        """Take an object's placement in a pack away, and remember that."""
+        """Remove an object's placement in a pack, and remember that."""
         with self._lock:
             if sha256 in self._packs.get((place, pack), {}):
                 self._dropped.add((place, sha256, pack))
 
     def dropped(self, sha256s: Collection[bytes], *, place: str = "") -> set[tuple[bytes, bytes]]:
-        """Return the (SHA-256, pack) among these objects that were dropped."""
+        """Return the dropped placements of these objects, as (SHA-256, pack)."""
         with self._lock:
             return {(sha256, pack) for its, sha256, pack in self._dropped if its == place and sha256 in sha256s}
 

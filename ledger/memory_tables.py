@@ -102,7 +102,7 @@ class MemoryWriting:
         return {stream: entries[stream] for stream in streams if stream in entries}
 
     def stored(self, copies: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
-        """Return which of these (SHA-256, stream) are copies that were stored once, whatever became of them."""
+        """Return which of these (SHA-256, stream) were ever stored as copies, whatever became of them."""
         return copies & self._tables.projection.copies.keys()
 
     def write(self, batch: Batch) -> None:
@@ -128,7 +128,7 @@ class MemoryWriting:
         _apply(self._fresh, changes)
 
     def commit(self) -> int | None:
-        """Make all changes visible. Return the first position at which payloads were erased, None if none were."""
+        """Make all changes visible. Return the first position at which payloads were erased, or None if none were."""
         tables, batch = self._tables, self._batch
         if self._fresh is not None:
             tables.projection = self._fresh

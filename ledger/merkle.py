@@ -1,6 +1,6 @@
 """The RFC 6962 Merkle tree over the leaves of a ledger: its frontier, its root and proofs (docs/format.md, "Tree").
 
-Leaves count from 0 here: the leaf of the event at position p has index p - 1.
+Leaves are numbered from 0 here: the leaf of the event at position p has index p - 1.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def inclusion_path(
 ) -> tuple[bytes, ...]:
     """Return the audit path of the leaf at `index` in the tree of the first `size` leaves (RFC 6962, 2.1.1).
 
-    `frontier_at` gives the frontier after a number of leaves. With it, this reads only some thousand leaves. Without
+    `frontier_at` returns the frontier after a number of leaves. With it, this reads only some thousand leaves. Without
     it, this reads all leaves, in chunks.
 
     Raises:

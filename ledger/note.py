@@ -48,7 +48,7 @@ class VerifierKey(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
-        """Parse `text`. Surrounding white space does not count.
+        """Parse `text`. Surrounding white space is ignored.
 
         Raises:
             BadCheckpointError: of kind "key", if the text is not an Ed25519 verifier key.
@@ -95,7 +95,7 @@ class SigningKey:
 
     @classmethod
     def parse(cls, text: str) -> SigningKey:
-        """Parse `text`. Surrounding white space does not count.
+        """Parse `text`. Surrounding white space is ignored.
 
         Raises:
             BadCheckpointError: of kind "key", if the text is not a signing key. The message never holds the text.

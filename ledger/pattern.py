@@ -28,9 +28,9 @@ _MOST_TEXT = 72
 _FIXED_MAP = 16
 
 _LARGER = rb"\xcc[\x80-\xff]|\xcd[^\x00].|\xce(?:[^\x00].{3}|\x00[^\x00].{2})|\xcf(?!\x00{4})[\x00-\x%02x].{7}"
-"""The shortest form of every number from 128 to the largest of 64 bits whose first byte is at most the given one."""
+"""The shortest form of every number from 128 to the largest 64-bit number whose first byte is at most the given one."""
 _FIRST_BYTE = 56
-"""The first of a number's eight bytes is above this bit."""
+"""The first of a number's eight bytes begins at this bit."""
 
 
 class Recogniser(Struct, frozen=True):
@@ -49,8 +49,8 @@ class Recogniser(Struct, frozen=True):
 def recogniser(cls: type[Struct], *groups: str, only: Mapping[str, Any] = MappingProxyType({})) -> Recogniser:
     """Return the recogniser of this class with the fields in `groups` captured, named by their path ("copy_sha256").
 
-    The byte string of any length, of which a class may hold one, is captured as "bytes", from 256 bytes on as "long".
-    `only` gives a field, named by its path, a narrower type than it has.
+    A class may hold one byte string of variable length. It is captured as "bytes", or as "long" from 256 bytes on.
+    `only` gives fields, named by their paths, narrower types than they have.
 
     Raises:
         TypeError: if a field's type cannot be recognised, or the class has too many fields.

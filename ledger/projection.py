@@ -48,11 +48,11 @@ def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
     """Return the row of an element after `event`."""
     copy, state = element.copy, element.state
     size, sha256 = (None, None) if copy is None else (copy.size, copy.sha256)
-    # What is current is not wanted.
+    # A current element is not wanted.
     due_us = None if state == "current" else element.due_us(event.recorded_us)
     seq, stream, version, *_ = event
     columns = (stream, source, version, seq, state, due_us, element.date, element.size, size, sha256)
-    # Without the class's own `__new__` this costs half, and it runs while the head is locked.
+    # Without the class's own `__new__` this costs half as much, and it runs while the head is locked.
     return tuple.__new__(EntryRow, columns)
 
 
@@ -82,7 +82,7 @@ class _Work:
         elif isinstance(fact, UnknownFact):
             self._pass_over(event, fact)
         elif isinstance(fact, Fact) and fact.ERASES:
-            # In a later fold, the stream's key is no longer known, and so neither is its source.
+            # In a later fold, the stream's key is no longer known, so its source is not known either.
             self._drop(event.stream)
         # Other facts are about the ledger or its instances, or were erased. They have no rows.
 
@@ -133,7 +133,7 @@ class _Work:
 
 
 def _tally(after: Mapping[int, EntryRow | None], before: Mapping[int, EntryRow]) -> list[TallyRow]:
-    """Return by how much each (source, state) changes, in their order, without those that do not change."""
+    """Return by how much each (source, state) changes, in sorted order, without those that do not change."""
     sums: dict[tuple[int, str], list[int]] = {}
 
     def count(row: EntryRow | None, sign: int) -> None:

@@ -1,4 +1,4 @@
-"""Reads an element's event quickly: gives folds and audits what they need of millions of events, without facts.
+"""Reads elements' events quickly, without creating facts, for folds and audits of millions of events.
 
 It recognises the payloads of plain facts about an element (ledger/pattern.py), which nearly all events have. Other
 payloads must be read by `ledger/codec.py`. For a recognised payload, both give the same result.

@@ -1,4 +1,4 @@
-"""What persons decided about retention, and how far bytes were freed: read and recorded."""
+"""Reads and records what people decided about retention, and how far bytes were freed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTHING = Retention(rules=(), pins=(), signature=None)
 
 
 class Decided(NamedTuple):
-    """What was decided about retention, by the event at `position`, the stream's event `version`; 0 without one."""
+    """What was decided about retention, by the event at `position`, and the stream's `version`. Both are 0 at first."""
 
     retention: Retention = NOTHING
     position: int = 0
@@ -42,7 +42,7 @@ class Freeing(NamedTuple):
 
 
 def decided_of(ledger: Ledger, *, until: int | None = None) -> Decided:
-    """Return what was decided about retention, by the position `until` if that is given."""
+    """Return what was decided about retention, up to the position `until` if that is given."""
     fact, position, version = newest_fact(ledger.log, RETENTION_KEY, RetentionFact, until=until)
     return Decided(NOTHING if fact is None else fact.retention, position, version)
 
@@ -70,15 +70,15 @@ def say_freed(
 
 @contextmanager
 def head_locked(ledger: Ledger) -> Iterator[None]:
-    """Hold the head's lock: nobody appends before the block ends. What is read in it is what holds until then.
+    """Hold the head's lock, so that nobody appends before the block ends. What the block reads stays true until then.
 
-    No other thread of this process may write meanwhile.
+    Other threads of this process MUST NOT write meanwhile.
     """
     with ledger.store.writing():
         yield
 
 
 def is_freed_since(ledger: Ledger, position: int) -> bool:
-    """Return whether objects without a name may have vanished after `position`."""
+    """Return whether objects that no event names can have vanished after `position`."""
     freeing = freeing_of(ledger)
     return freeing.is_open or freeing.position > position

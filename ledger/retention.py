@@ -1,7 +1,7 @@
-"""The facts of retention: the policy, restore points that a person keeps, copies that are let go, and freed bytes.
+"""The facts of retention: the policy, restore points that a person keeps, released copies, and freed bytes.
 
 Like every fact, each holds the whole new state of its subject (docs/format.md, "Retention"). `@retention` says what
-persons decided, and `@freeing` how far bytes were freed; both belong to the ledger as a whole.
+people decided, and `@freeing` how far bytes were freed. Both belong to the ledger as a whole.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FREEING_KEY = StreamKey(source=NO_SOURCE, kind=Subject.FREEING.value, id="")
 class KeepRules(Struct, frozen=True, kw_only=True):
     """The rules for one source (its id, 16 bytes), or for every source without rules of its own (None).
 
-    `last`, `daily`, `weekly`, `monthly` and `yearly` count rounds, days, ...; 0 for a rule that was not given. Spans
-    are in seconds. `vanished_s` None: the last sound copy of a vanished element is kept for ever.
+    `last`, `daily`, `weekly`, `monthly` and `yearly` count rounds, days, and so on, or are 0 if the rule was not given.
+    Spans are in seconds. If `vanished_s` is None, the last sound copy of a vanished element is kept forever.
     """
 
     source: Annotated[bytes, Length(16)] | None
@@ -43,9 +43,9 @@ class Pin(Struct, frozen=True, kw_only=True):
 
 
 class Retention(Struct, frozen=True, kw_only=True):
-    """What persons decided: the rules, and the restore points that they keep.
+    """What people decided: the rules, and the restore points that they keep.
 
-    `signature` is a signed note over both by the key for checkpoints, None where there is no such key.
+    `signature` is a note over both, signed with the key for checkpoints, or None if there is no such key.
     """
 
     rules: tuple[KeepRules, ...]
@@ -62,14 +62,14 @@ class Freed(Struct, frozen=True, kw_only=True):
 
 
 class RetentionFact(Fact, frozen=True, kw_only=True):
-    """A fact about what a person decided about retention, with all of it."""
+    """A fact about a person's decision on retention, with everything decided so far."""
 
     SUBJECT: ClassVar[Subject] = Subject.RETENTION
     retention: Retention
 
 
 class FreeingFact(Fact, frozen=True, kw_only=True):
-    """A fact about how far bytes were freed. With `IS_OPEN`, objects that are not named can vanish at any moment."""
+    """A fact about how far bytes were freed. With `IS_OPEN`, objects that no event names can vanish at any moment."""
 
     SUBJECT: ClassVar[Subject] = Subject.FREEING
     IS_OPEN: ClassVar[bool] = False
@@ -93,21 +93,21 @@ class PointLetGo(RetentionFact, frozen=True, kw_only=True):
 
 @fact
 class FreeingBegan(FreeingFact, frozen=True, kw_only=True):
-    """From now on objects without a name can vanish: a collector looks again before it names one."""
+    """From now on, objects that no event names can vanish, so a collector looks again before it names one."""
 
     IS_OPEN: ClassVar[bool] = True
 
 
 @fact
 class FreeingEnded(FreeingFact, frozen=True, kw_only=True):
-    """The bytes of every release up to `freed.to` are free, as far as no other copy needs them."""
+    """The bytes of every release up to `freed.to` are free, unless another copy needs them."""
 
 
 class ReleaseFact(ElementFact, frozen=True, kw_only=True):
     """Retention let a copy go: from now on the absence of its object `sha256` is not damage.
 
-    `policy` is the position of the decision that entails it, for a reason of `REASONS`. It was made at `at_us` about
-    the ledger up to position `decided`, and `by` says who ran it.
+    `policy` is the position of the decision that entails the release, for `reason` ("replaced" or "vanished"). The
+    release was decided at `at_us` about the ledger up to position `decided`, and `by` says who ran it.
     """
 
     IS_CRITICAL: ClassVar[bool] = True
@@ -122,19 +122,19 @@ class ReleaseFact(ElementFact, frozen=True, kw_only=True):
 
 @fact
 class CopyReleased(ReleaseFact, frozen=True, kw_only=True):
-    """Retention let an older copy go. The element has another one, or none since before."""
+    """Retention let an older copy go. The element has another one, or already had none."""
 
     VERSION: ClassVar[int] = 2
 
 
 @fact
 class LastCopyReleased(ReleaseFact, frozen=True, kw_only=True):
-    """Retention let the last copy of a vanished element go: the element has none any more."""
+    """Retention let the last copy of a vanished element go: the element no longer has one."""
 
     IS_PRESENT: ClassVar[bool | None] = False
 
     def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, None if it does not."""
+        """Return how the fact contradicts itself, or None if it does not."""
         found = ElementFact.contradiction(self)
         return found if found is not None or self.element.copy is None else "its element still has a copy"
 

@@ -168,10 +168,10 @@ class InstanceRow(NamedTuple):
 
 
 class FurtherRow(NamedTuple):
-    """A further storage: its `id` (16 bytes), as it says of itself, and the `address` where it was seen last.
+    """A further storage: its `id` (16 bytes), as it states itself, and the `address` where it was last seen.
 
-    It has every object that events up to `position` name, and nothing of what was released and freed up to `freed`. At
-    `kept_us` it was in step for the last time; before that was ever so, this is when it began.
+    It has every object that events up to `position` name, and nothing that was released and freed up to `freed`.
+    `kept_us` is when it was last in step, or when it began if it never was.
     """
 
     id: bytes
@@ -189,7 +189,7 @@ FORGOTTEN_US = 30 * LONGEST_US
 
 
 def is_held(until_us: int, now_us: int) -> bool:
-    """Return whether a lease or reservation until `until_us` still holds."""
+    """Return whether a lease or reservation until `until_us` is still valid."""
     return now_us < until_us <= now_us + LONGEST_US
 
 

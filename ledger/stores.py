@@ -1,6 +1,6 @@
 """What a `Ledger` needs from a database, in small protocols: log, projection, work queue and blobs.
 
-The fifth, where objects lie in packs, is in `ledger/places.py`.
+The fifth one, the places of objects in packs, is in `ledger/places.py`.
 
 `tests/contract/` has a suite for each protocol and runs it over every implementation: `ledger/memory.py` and
 `ledger/sql/`. Every method can raise LedgerUnavailableError.
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 
 
 class Database(Protocol):
-    """What can be asked of the database as such."""
+    """Operations on the database itself."""
 
     def damage(self) -> Iterator[str]:
-        """Yield what the database finds damaged in its own pages and indexes; nothing if it has no such check.
+        """Yield what the database finds damaged in its own pages and indexes, or nothing if it has no such check.
 
         An index that disagrees with its table gives answers that no event explains.
         """
 
     def fold_log(self) -> bool:
-        """Empty the database's own log, which may hold old bytes of what was erased; False while somebody reads it.
+        """Empty the database's own log, which can still hold erased bytes. Return False while somebody reads it.
 
-        True, too, where the database has no log that its users can empty.
+        Return True also if the database has no log that its users can empty.
         """
 
     def free_bytes(self) -> int | None:
-        """Return how many bytes more the database can take, None where that is not known."""
+        """Return how many more bytes the database can take, or None if that is not known."""
 
     def free_files(self) -> int | None:
-        """Return how many files more can be made beside the database, None where that is not known or limited."""
+        """Return how many more files can be made next to the database, or None if that is not known or not limited."""
 
 
 class LedgerStore(Database, Protocol):
@@ -78,7 +78,7 @@ class LedgerStore(Database, Protocol):
 
     @property
     def places(self) -> PlaceStore:
-        """Where objects lie in packs."""
+        """Where objects are in packs."""
 
     def writing(self) -> AbstractContextManager[Writing]:
         """Lock the head and begin a transaction. Commit when the block ends; undo everything if it raises.
@@ -126,7 +126,7 @@ class Writing(Protocol):
         """Return the entries that exist among these streams."""
 
     def stored(self, copies: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
-        """Return which of these (SHA-256, stream) are copies that were stored once, whatever became of them."""
+        """Return which of these (SHA-256, stream) were ever stored as copies, whatever became of them."""
 
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head.
@@ -136,7 +136,7 @@ class Writing(Protocol):
         """
 
     def place(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements in the same transaction; one that was dropped counts again."""
+        """Add placements in the same transaction. A dropped one counts again."""
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
         """Give back the session's leases on these streams in the same transaction."""
@@ -165,7 +165,7 @@ class EventLog(Protocol):
         """
 
     def bodies(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
-        """Return (position, stored key, header, nonce, payload) of the same events: what a segment holds of them.
+        """Return (position, stored key, header, nonce, payload) of the same events, which is what a segment holds.
 
         The key is None if it is erased, and so are nonce and payload.
         """
@@ -197,7 +197,7 @@ class EventLog(Protocol):
         """Yield (number, stored key) of every stream numbered above `after`, in order. An erased stream's key is None.
 
         With `numbers`, yield only the streams among them that exist, in any order. With `erased`, yield only erased
-        streams, which costs nothing where nothing was erased.
+        streams, which costs nothing if nothing was erased.
         """
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
@@ -245,7 +245,7 @@ class ProjectionStore(Protocol):
     def due(self, source: bytes, *, last_first: bool) -> Iterator[Image]:
         """Yield the wanted entries of a source, in the order of their due times, or in the opposite order.
 
-        This costs as much as is read: wanted entries have an index.
+        The cost depends only on how much is read, because wanted entries have an index.
         """
 
     def wanted_in(self, source: bytes, states: Collection[str]) -> int:
@@ -296,7 +296,7 @@ class WorkQueue(Protocol):
         """Extend the instance, its leases and its reservations. False if another session has the name.
 
         This also removes expired leases and reservations, and instances that stopped a month ago. Otherwise they could
-        stay forever, if nobody asks for what they held.
+        stay forever if nobody asks for what they held.
         """
 
     def retire(self, name: str, session: bytes) -> None:
@@ -315,7 +315,7 @@ class WorkQueue(Protocol):
         """Return the further storages that are known, in any order."""
 
     def keep_further(self, row: FurtherRow) -> None:
-        """Know this further storage, in the place of what was known of it."""
+        """Record this further storage, and replace what was known about it."""
 
     def forget_further(self, id_: bytes) -> None:
         """Forget a further storage."""
@@ -328,13 +328,13 @@ class WorkQueue(Protocol):
 
 
 class BlobStore(Protocol):
-    """Data that other parts keep beside the log: snapshots, which are opaque here, and signed checkpoint notes."""
+    """Data that other parts keep next to the log: snapshots, which are opaque here, and signed checkpoint notes."""
 
     def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes], *, as_of: int | None = None) -> bool:
         """Keep a snapshot of `kind` at `position`, and return True. It replaces an earlier one there.
 
-        With `as_of`, it MUST return False and keep none if there is an erasure after this position: the snapshot may
-        have been made from the erased data. No erasure can come between this check and the keeping.
+        With `as_of`, it MUST return False and keep none if there is an erasure after this position, because the
+        snapshot might have been made from the erased data. No erasure can come between this check and the saving.
         """
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
-"""What a new fact must not contradict in what was recorded of its element before: `append` refuses it.
+"""The rules by which `append` refuses a new fact that contradicts what was recorded of its element before.
 
 An element's revision never falls, and only an object that was stored can be damaged, lost or released. The audit finds
-events that break these rules (`ledger/audit/log_rule.py`). What a fact must not contradict in itself is on its class.
+events that break these rules (`ledger/audit/log_rule.py`). How a fact can contradict itself is defined in its class.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 UNREAD: Final = frozenset({CopyStored.TYPE})
 """Facts whose element is not looked up. Copies are half of all events, and reading the state before each costs a
-tenth of an append (docs/decisions/0014-what-a-database-is-asked.md). Only the audit sees one with an old revision."""
+tenth of an append (docs/decisions/0014-what-a-database-is-asked.md). Only the audit finds one with an old revision."""
 
 
 def refuse_contradictions(facts: Sequence[NewFact], ground: AppendContext, log: EventLog, tx: Writing) -> None:
     """Refuse facts that contradict what is recorded of their elements, or each other.
 
     Raises:
-        LedgerError: if there is one. It says which fact, and in what.
+        LedgerError: if there is one. It says which fact, and why.
     """
     revisions = _revisions(facts, ground, log)
     stored: set[tuple[bytes, bytes]] = set()
@@ -61,7 +61,7 @@ def _contradiction(type_name: str, why: str) -> LedgerError:
 
 
 def _is_known(sha256: bytes, key: bytes, stored: set[tuple[bytes, bytes]], row: StreamRow | None) -> bool:
-    """Return whether the object is one that the batch stores, or the copy of the element as it is."""
+    """Return whether the object is one that the batch stores, or the element's present copy."""
     return (sha256, key) in stored or (row is not None and row.entry is not None and row.entry.sha256 == sha256)
 
 

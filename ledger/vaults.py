@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS: Final = 64
-"""At most this many further tokens are kept, because each event about the vault lists them all. Older ones go."""
+"""The most further tokens to keep, because each event about the vault lists them all. Older ones are dropped."""
 
 
 class Naming(NamedTuple):
-    """The id of a source's vault (16 bytes; None: none was named), its further tokens, and the version of the stream.
+    """The id of a source's vault (16 bytes, or None if none was named), its further tokens, and the stream's version.
 
     The version is 0 if nothing was named.
     """
@@ -44,11 +44,11 @@ def vault_key(source: bytes) -> StreamKey:
 
 
 def naming_of(log: EventLog, source: bytes, *, until: int | None = None) -> Naming:
-    """Return which vault the source's list names, by the position `until` if that is given."""
+    """Return which vault the source's list names, up to the position `until` if that is given."""
     fact, _, version = newest_fact(log, vault_key(source), VaultNamed, until=until)
     return Naming(version=version) if fact is None else Naming(fact.vault, fact.token_macs, version)
 
 
 def namings_of(store: LedgerStore) -> dict[bytes, Naming]:
-    """Return the same for every source, by the sources' ids."""
+    """Return the naming of every source, by source id."""
     return {row.id: naming_of(store.log, row.id) for row in store.projection.sources()}

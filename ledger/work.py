@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class WorkSession:
     """One process's session at the work queue. `id` (16 random bytes) distinguishes it from all other sessions.
 
-    Leases use `clock_us`, not the ledger's time. That time stands still after a clock was set back, so no lease would
+    Leases use `clock_us`, not the ledger's time, which stands still after a clock was set back, so that no lease would
     ever end.
     """
 
@@ -98,7 +98,7 @@ class WorkSession:
         return sorted(self._queue.further(), key=lambda row: (row.address, row.id))
 
     def keep_further(self, row: FurtherRow) -> None:
-        """Know this further storage, in the place of what was known of it."""
+        """Record this further storage, and replace what was known about it."""
         self._queue.keep_further(row)
 
     def forget_further(self, id_: bytes) -> None:

@@ -1,8 +1,8 @@
-"""What was read of a keeper's ledger, kept as the keeper has it: sealed. The next command reads only what is new.
+"""What was read of a keeper's ledger, kept sealed, as the keeper has it. The next command reads only what is new.
 
 The cache of a ledger is a folder: `headers` has the headers of all events, as an export has them, and for each source
-there is a folder with the rows of its elements at some positions. Nothing in it is believed: whoever uses it compares
-everything with the tree of all events. So a damaged or forged cache makes a command fail, and never lie.
+there is a folder with the rows of its elements at some positions. Nothing in it is trusted. Its users compare
+everything with the tree of all events. So a damaged or forged cache can make a command fail, but never lie.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kropot.afar.replica import AfarReplica
 
     Moved = Callable[[int], object]
-    """Called with how many there are so far."""
+    """Called with the count so far."""
 
 PAGE: Final = 10_000
 """How many headers to ask for at once."""
@@ -42,7 +42,7 @@ _LONGEST_LINE: Final = 8 << 20
 
 
 def _nobody(_count: int) -> None:
-    """Tell nobody."""
+    """Show no progress."""
 
 
 class CacheUnusableError(KropotError):
@@ -50,16 +50,16 @@ class CacheUnusableError(KropotError):
 
 
 class SealedCache:
-    """The cache of one ledger at one keeper. Only one process at a time uses it; others have one of their own."""
+    """The cache of one ledger at one keeper. Only one process at a time uses it; others get one of their own."""
 
     def __init__(self, folder: Path) -> None:
-        """Use this folder, which is there."""
+        """Use this folder, which exists."""
         self._folder = folder
 
     # --- headers ------------------------------------------------------------------------------------------------------
 
     def headers(self, replica: AfarReplica, size: int, *, moved: Moved = _nobody) -> Iterator[bytes]:
-        """Yield the headers of the first `size` events. Those that were not kept are fetched, and `moved` told of it.
+        """Yield the headers of the first `size` events. Fetch those that were not kept, and call `moved` then.
 
         Raises: BadAnswerError, CacheUnusableError, and as `KeeperClient.get`.
         """
@@ -106,9 +106,9 @@ class SealedCache:
         erased_at: int,
         moved: Moved = _nobody,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a source's elements at a position. What was kept of an earlier one is brought up to date.
+        """Yield the rows of a source's elements at a position. Rows kept from an earlier one are brought up to date.
 
-        Nothing is kept from before `erased_at`, the position of the last erasure: it may be about what was erased.
+        Rows from before `erased_at`, the position of the last erasure, are not: they can be about what was erased.
 
         Raises: BadAnswerError, CacheUnusableError, and as `KeeperClient.get`.
         """
@@ -123,7 +123,7 @@ class SealedCache:
             self._sweep(folder, place)
 
     def _fetch(self, replica: AfarReplica, source: bytes, position: int, *, since: int, moved: Moved) -> None:
-        """Fetch the rows at a position into their file, or what is new in them `since` a position that was kept."""
+        """Fetch the rows at a position into their file, or only those that are new `since` a kept position."""
         folder = self._folder / source.hex()
         part = folder / f"{position}.{since}.part"
         with part.open("a+b") as file:
@@ -145,7 +145,7 @@ class SealedCache:
             part.replace(place)
 
     def _sweep(self, folder: Path, used: Path) -> None:
-        """Remove the rows of positions that are not the newest ones, and what other fetches left half done."""
+        """Remove the rows of all but the newest positions, and the unfinished files of other fetches."""
         wanted = {folder / f"{at}.jsonl" for at in sorted(_positions(folder))[-_KEPT:]} | {used}
         for path in folder.iterdir():
             if path not in wanted:
@@ -207,7 +207,7 @@ def _unpacked(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _whole_headers(file: BinaryIO) -> int:
-    """Return how many whole headers are in the file, and cut off what is behind them: a fetch that was killed."""
+    """Return how many whole headers are in the file, and cut off what follows them, which a killed fetch left."""
     file.seek(0)
     unpacker = msgpack.Unpacker(file, raw=False, max_buffer_size=_LONGEST_LINE)
     count = end = 0
@@ -234,7 +234,7 @@ def _headers_in(page: bytes) -> list[bytes]:
 
 
 def _positions(folder: Path) -> list[int]:
-    """Return of which positions a source's rows are kept."""
+    """Return the positions for which a source's rows are kept."""
     return [int(path.stem) for path in folder.glob("*.jsonl") if path.stem.isdecimal()]
 
 
@@ -251,7 +251,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _last_whole(file: BinaryIO) -> tuple[str | None, int]:
-    """Return behind which element a fetch that was cut goes on, and how many rows it has. What is torn is cut off."""
+    """Return the element after which an interrupted fetch continues, and how many rows it has. Cut off a torn row."""
     file.seek(0)
     end, count, last = 0, 0, None
     while line := file.readline(_LONGEST_LINE):
@@ -268,7 +268,7 @@ def _last_whole(file: BinaryIO) -> tuple[str | None, int]:
 
 
 def _merged(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of both, in the order of their keys. Of two about one element, the new one."""
+    """Yield the rows of both, in the order of their keys. Of two about one element, yield the new one."""
     old_rows, new_rows = iter(old), iter(new)
     one, other = next(old_rows, None), next(new_rows, None)
     while one is not None or other is not None:

@@ -1,6 +1,6 @@
 """Asks a keeper, who is not trusted: answers are bounded in size and time, and the token goes to no other origin.
 
-What a request carries is a path, a token and the names of elements as hashes. No key is ever given to this module.
+A request carries a path, a token and the names of elements as hashes. This module is never given a key.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class KeeperClient:
     """Asks one keeper with one token. Any thread may use it."""
 
     def __init__(self, access: ServerAccess, *, connections: int = 16) -> None:
-        """Check what was given. Nothing is sent yet. Raises: UsageError."""
+        """Check the settings. Nothing is sent yet. Raises: UsageError."""
         self.base_url = checked_base_url(access.url)
         agent = access.user_agent or f"kropotcli/{version('kropotcli')}"
         if not is_user_agent(agent):
@@ -78,7 +78,7 @@ class KeeperClient:
         silence_s = access.list_silence_s
         self._timeouts = (min(CONNECT_TIMEOUT_S, silence_s), silence_s)
         self._authorities = authorities(access.ca_file)
-        # The bare transport, as in kropot/securecopy/client.py: no cookies, no proxies and netrc of the environment.
+        # The bare transport, as in kropot/securecopy/client.py: no cookies, no proxies or netrc of the environment.
         self._transport = DeadlineAdapter(total_s=LONGEST_S, silence_s=silence_s)
         self._transport.init_poolmanager(connections, connections)
 
@@ -98,10 +98,10 @@ class KeeperClient:
         """Return the JSON object that the API answers. Parameters that are None are left out.
 
         Raises:
-            ServerRefusedError: the keeper does not accept the token, or not for this.
+            ServerRefusedError: the keeper does not accept the token, or not for this request.
             NotAtKeeperError: there is no such thing.
             KeeperRefusalError: the request is not answered, for a reason that the keeper gives.
-            ServerTroubleError: anything else than a readable answer came.
+            ServerTroubleError: anything but a readable answer came.
         """
         body = self.read(*path, **query)
         try:
@@ -133,7 +133,7 @@ class KeeperClient:
             raise
 
     def read_some(self, answer: requests.Response, most: int) -> bytes:
-        """Return the next bytes of an answer, b"" at its end. Raises: ServerTroubleError if it was cut."""
+        """Return the next bytes of an answer, b"" at its end. Raises: ServerTroubleError if it was cut off."""
         try:
             data: bytes = answer.raw.read1(most, decode_content=False)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -147,7 +147,7 @@ class KeeperClient:
     def _ask(
         self, path: tuple[str, ...], query: dict[str, object], more: dict[str, str] | None = None
     ) -> requests.Response:
-        """Return a good answer, whose body is still to be read. A few redirects within the origin are followed."""
+        """Return a good answer, whose body is not read yet. Follow a few redirects within the origin."""
         url = f"{self.base_url}/api/1/" + "/".join(quote(part, safe="") for part in path)
         sent = {name: _text(value) for name, value in query.items() if value is not None}
         if sent:
@@ -185,7 +185,7 @@ class KeeperClient:
         raise self._trouble(f"http_{status}", sentence(f"http_{status}"), status)
 
     def _said(self, answer: requests.Response) -> str:
-        """Return the sentence in a failure, which anybody may have written: short, and on one line."""
+        """Return the sentence in a failure, short and on one line, because anybody can have written it."""
         try:
             value = json.loads(self._body(answer, 1 << 16))
             text = str(value["status"])
@@ -204,7 +204,7 @@ class KeeperClient:
         return bytes(body)
 
     def _range(self, answer: requests.Response, offset: int) -> RemoteRange:
-        """Return the head of an object's answer, if it is the part that was asked for."""
+        """Return the range of an object's answer, if it is the part that was requested."""
         length = answer.headers.get("Content-Length", "")
         if not length.isdecimal() or len(length) > 18:  # noqa: PLR2004 - no object is so large
             raise self._trouble("close_delimited", sentence("close_delimited"))
@@ -226,7 +226,7 @@ class KeeperClient:
             ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:
-        """Return a foreign exception as one of ours; its own text may hold addresses and is left out."""
+        """Return a foreign exception as one of ours; its own text can contain addresses and is left out."""
         reason = reason_of(error)
         if reason is None:
             is_late = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)

@@ -1,4 +1,4 @@
-"""What changed between two moments, as a keeper tells it. Nothing here is proved: it is for looking around."""
+"""What changed between two moments, as a keeper reports it. Nothing here is proved: it is for looking around."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def differences(replica: AfarReplica, one: str | None, other: str | None) -> Rem
 def with_copies(
     replica: AfarReplica, found: RemoteDifferences
 ) -> Iterator[tuple[dict[str, Any], StreamKey, HeldCopy | None]]:
-    """Yield each row with its element and what was sealed of it by the later moment, whose form says the name.
+    """Yield each row with its element and its sealed copy at the later moment, whose form contains the name.
 
-    Only the elements with an event between the two moments are asked for, in their order, and none by its name. The
+    Request only the elements with an event between the two moments, in their order, and none by its name. The
     copy is None if the keeper does not send it. Raises: BadAnswerError, and as `KeeperClient.get`.
     """
     for source, rows in groupby(found.rows, key=lambda row: bytes.fromhex(row["source"])):
@@ -78,7 +78,7 @@ def _rows(replica: AfarReplica, earlier: int, later: int) -> Iterator[dict[str, 
 
 
 def _key(row: Any) -> bytes:
-    """Return the stored key of a row whose fields are what they should be. Raises: BadAnswerError."""
+    """Return the stored key of a row, after checking the row's fields. Raises: BadAnswerError."""
     try:
         is_fine = (
             row["change"] in CHANGES

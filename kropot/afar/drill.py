@@ -35,14 +35,14 @@ class RemoteDrawn:
         self._position = position
 
     def elements(self) -> Mapping[bytes, int]:
-        """Return how many elements each source has, as the keeper says."""
+        """Return how many elements each source has, according to the keeper."""
         counts = Counter[bytes](dict.fromkeys(self._sources.known, 0))
         for tally in self._sources.tallies:
             counts[tally.source] += tally.elements
         return counts
 
     def pick(self, source: bytes, wanted: int, count: int, chance: Random) -> Iterator[HeldCopy | RestoreProblem]:
-        """Yield about so many copies: of random ids, the next element that has one."""
+        """Yield up to `wanted` copies: for each random id, the copy of the next element that has one."""
         seen: set[str] = set()
         for _ in range(_PROBES * wanted):
             if len(seen) >= min(wanted, count):
@@ -50,7 +50,7 @@ class RemoteDrawn:
             # The ids of sealed elements are digests, so any beginning of one is as likely as any other.
             start = f"{source.hex()}/{FILE_KIND}/{chance.randbytes(32).hex()}"
             behind = islice(self._replica.rows(source, self._position, after=start, limit=_FEW), _FEW)
-            # Behind the last id, it goes on at the first one.
+            # After the last id, continue at the first one.
             around = chain(behind, islice(self._replica.rows(source, self._position, limit=_FEW), _FEW))
             helds = (held_of_row(row, is_past=False) for row in around if row["id"] not in seen)
             held = next((each for each in helds if each.sha256 is not None or each.refused is not None), None)
@@ -60,10 +60,10 @@ class RemoteDrawn:
 
 
 class ExportDrawn:
-    """The copies in an export. It is read once for each question, because it is in no order of ids."""
+    """The copies in an export. It is read once for each question, because it is not ordered by id."""
 
     def __init__(self, copies: ExportedCopies, salts: Mapping[bytes, bytes] | None) -> None:
-        """Draw from this export. `salts` are those of its sources, None for an export of before, without history."""
+        """Draw from this export. `salts` are those of its sources, None for an older export without history."""
         self._copies = copies
         self._salts = salts
 
@@ -72,7 +72,7 @@ class ExportDrawn:
         return Counter(held.key.source for held in self._copies.helds())
 
     def pick(self, source: bytes, wanted: int, count: int, chance: Random) -> Iterable[HeldCopy | RestoreProblem]:
-        """Return so many copies, each as likely as any other."""
+        """Return up to `wanted` copies, each as likely as any other."""
         places = set(chance.sample(range(count), min(wanted, count)))
         of_source = (held for held in self._copies.helds() if held.key.source == source)
         picked = [held for at, held in enumerate(of_source) if at in places]

@@ -35,7 +35,7 @@ class RemoteLookUp:
         position: int,
         vanished: bool = False,
     ) -> None:
-        """Look in these sources, in this order, as they were at `position`, at vanished elements only if asked to."""
+        """Look in these sources, in this order, as they were at `position`, and at vanished ones only if asked to."""
         self._vanished = vanished
         self._replica = replica
         self._tree = tree
@@ -44,9 +44,9 @@ class RemoteLookUp:
         self._position = position
 
     def named(self, texts: Sequence[str]) -> list[HeldCopy] | None:
-        """Return the files and symlinks with exactly these names, and the folders that they lie in.
+        """Return the files and symlinks with exactly these names, and the folders that they are in.
 
-        None: one of the texts is no exact name of a file, so that it can mean anything.
+        Return None if one of the texts is not the exact name of a file, because it can then mean anything.
         """
         found: dict[StreamKey, HeldCopy] = {}
         for text in texts:
@@ -64,7 +64,7 @@ class RemoteLookUp:
         return list(found.values())
 
     def ids(self, text: str) -> list[StreamKey]:
-        """Return which of the elements that a name can mean are there, files and folders alike."""
+        """Return the existing elements that a name can mean, files and folders alike."""
         wanted = text.strip("/")
         ways = dict.fromkeys((as_written(wanted), wanted.encode(errors="surrogateescape")))
         return [held.key for path in ways for held in self._at(path)]
@@ -81,7 +81,7 @@ class RemoteLookUp:
                     yield self._tree.judged(held, paths)
 
     def _is_folder(self, held: HeldCopy) -> bool:
-        """Whether this is a folder, as its form says. What cannot be opened is taken for a file, and told later."""
+        """Whether this is a folder, as its form says. What cannot be opened counts as a file, and is reported later."""
         try:
             return open_claim(held, self._keys).claim.kind is Kind.FOLDER
         except KropotError:
@@ -89,7 +89,7 @@ class RemoteLookUp:
 
 
 def _above(path: bytes) -> Iterator[bytes]:
-    """Yield the folders that a path lies in, the outermost first."""
+    """Yield the folders that a path is in, the outermost first."""
     parts = path.split(b"/")
     for count in range(1, len(parts)):
         yield b"/".join(parts[:count])

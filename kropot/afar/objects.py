@@ -1,4 +1,4 @@
-"""Sealed objects that a keeper has, read as if they were files. What was cut goes on where it was cut."""
+"""Sealed objects that a keeper has, read as if they were files. A read that is cut off continues where it stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BUFFER: Final = 1 << 18
 TRIES: Final = 5
-"""How many answers in a row may bring nothing before the client gives up on the keeper."""
+"""The client gives up on the keeper after this many answers in a row without data."""
 
 AT_ONCE: Final = 8
 """How many small copies to ask for at a time."""
@@ -36,7 +36,7 @@ _STOPPED: Final = frozenset({"cut", "timeout", "stalled", "not_listening", "http
 
 
 class RemoteObject(io.RawIOBase):
-    """An object at a keeper. Nothing is asked for before the first byte is read."""
+    """An object at a keeper. Nothing is requested before the first byte is read."""
 
     def __init__(self, client: KeeperClient, sha256: bytes, size: int) -> None:
         """Read the object with this name. More than `size` bytes are never read, whatever the keeper sends."""
@@ -49,15 +49,15 @@ class RemoteObject(io.RawIOBase):
         self._skip = 0
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say yes: another part is another request."""
+        """Return True: another part is another request."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to another place. Whoever reads on from there asks anew."""
+        """Go to another place. The next read there sends a new request."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         wanted = max(0, base + offset)
         if wanted != self._at:
@@ -70,7 +70,7 @@ class RemoteObject(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Read the next bytes; 0 at the end, which a keeper can also make up.
+        """Read the next bytes; return 0 at the end, which a keeper can also fake.
 
         Raises: ObjectMissingError, ServerRefusedError, ServerTroubleError.
         """
@@ -124,7 +124,7 @@ class RemoteObject(io.RawIOBase):
 
 
 class RemoteCopies:
-    """The copies at a keeper. Small ones that are asked for together come several at a time."""
+    """The copies at a keeper. Small ones that are requested together come several at a time."""
 
     def __init__(self, client: KeeperClient) -> None:
         """Read from this keeper. `close` ends the threads."""
@@ -148,8 +148,8 @@ class RemoteCopies:
         self._pool.shutdown(cancel_futures=True)
 
     def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
-        """Know nothing of packs, but begin to fetch the copies, which are about to be read."""
-        # What was asked for before may still be read: several batches are under way at a time.
+        """Return no places, but begin to fetch the copies, which are about to be read."""
+        # Earlier requests can still be read: several batches are under way at a time.
         for held in helds:
             if held.sha256 is not None and held.sha256 not in self._coming:
                 self._coming[held.sha256] = self._pool.submit(self._whole, held)
@@ -165,7 +165,7 @@ class RemoteCopies:
         return [None] * len(helds)
 
     def read(self, held: HeldCopy, _: Placement | None) -> bytes:
-        """Return a copy that `places` was asked about, or any other. Raises: as `open`, and as reading from it."""
+        """Return a copy, whether `places` was asked about it or not. Raises: as `open`, and as reading from it."""
         if held.sha256 is None:
             raise ObjectMissingError(b"")
         coming = self._coming.pop(held.sha256, None)

@@ -1,7 +1,7 @@
-"""Single elements of a ledger that nobody reads as a whole: each event is proved against the root of the tree.
+"""Single elements of a ledger that is not read as a whole: each event is proved against the root of the tree.
 
-This shows that an event is in the history, and that the history goes on from what a kit remembers. It does not show
-that the event is the last one about its element: only whoever reads all headers knows that (`History`).
+This shows that an event is in the history, and that the history extends what a kit remembers. It does not show
+that the event is the last one about its element: only a reader of all headers knows that (`History`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ProvedTree:
     """A tree as `Trust` compares it: its size, its frontier, and the roots that it is proved to have grown from."""
 
     def __init__(self, replica: AfarReplica, tree: RemoteTree, seen: Sequence[SeenTree]) -> None:
-        """Ask for the proof that the tree goes on from each that was seen before. Raises: as `AfarReplica.growth`."""
+        """Ask for the proof that the tree extends each one that was seen before. Raises: as `AfarReplica.growth`."""
         self._claimed = tree
         self.tree = tree.frontier
         self.roots: dict[int, bytes] = {}

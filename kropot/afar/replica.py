@@ -1,4 +1,4 @@
-"""What a keeper says of its replica, strictly read. Nothing of it is believed yet: `History` or `ProvedTree` judge."""
+"""What a keeper says about its replica, strictly parsed. Nothing is trusted yet: `History` or `ProvedTree` judge it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RemoteTree(Struct, frozen=True, kw_only=True):
 
 
 class RemoteSources(Struct, frozen=True, kw_only=True):
-    """The sources that a keeper shows, and the sums over their elements. `is_all` says whether these are all of it."""
+    """The sources that a keeper shows, and the sums over their elements. `is_all` says whether these are all."""
 
     known: dict[bytes, KnownSource]
     tallies: tuple[Tally, ...]
@@ -143,7 +143,7 @@ class AfarReplica:
                 rows = [_row(each) for each in _list(answer["elements"])]
                 following = answer["next"]
                 keys = [row_key(each).stored for each in rows]
-                # Whoever sends the same page for ever would hold us for ever.
+                # A keeper that sends the same page forever would hold us forever.
                 if any(key <= last for last, key in zip([before, *keys], keys, strict=False)):
                     raise ValueError("rows out of order")
                 if following is not None and following == after:
@@ -186,7 +186,7 @@ def row_key(row: dict[str, Any]) -> StreamKey:
 
 
 def held_of_row(row: dict[str, Any], *, is_past: bool) -> HeldCopy:
-    """Return the copy that a row's events say. Nothing else of the row is used but its key."""
+    """Return the copy that a row's events describe. Nothing else in the row but its key is used."""
     blank = HeldCopy(
         key=row_key(row),
         form=b"{}",
@@ -206,7 +206,7 @@ def held_of_row(row: dict[str, Any], *, is_past: bool) -> HeldCopy:
 
 
 class _answering:  # noqa: N801 - a context manager, named as one reads it
-    """Turns whatever an answer of another shape raises into BadAnswerError."""
+    """Turns every error that an answer of another shape raises into BadAnswerError."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -220,7 +220,7 @@ class _answering:  # noqa: N801 - a context manager, named as one reads it
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with what is used of it, checked. Raises: ValueError, TypeError, KeyError."""
+    """Return the fields of a row that are used, checked. Raises: ValueError, TypeError, KeyError."""
     source, kind, id_ = row["source"], row["type"], row["id"]
     _bytes(source, _SOURCE_BYTES)
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or not isinstance(id_, str) or len(id_) > _LONGEST_ID:
@@ -284,5 +284,5 @@ def _bytes(text: Any, length: int) -> bytes:
 
 
 def _line(text: Any) -> str:
-    """Return foreign text as it can be shown on a terminal."""
+    """Return foreign text in a form that can be shown on a terminal."""
     return "".join(each if each.isprintable() else "?" for each in str(text)[:500])

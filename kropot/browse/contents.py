@@ -1,6 +1,6 @@
-"""Contents on their way to the browser: opened as they are read, checked to the end, and cut off if they are not sound.
+"""Stream contents to the browser: open them while reading, check them to the end, and cut them off if a check fails.
 
-A browser calls a download failed whose end never comes, so nothing that was refused looks complete.
+A browser reports a download without an end as failed, so refused content never looks complete.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FIRST_YEAR, _LAST_YEAR = 1980, 2107
 
 
 class StoppedError(KropotError):
-    """Nobody wants the rest."""
+    """The reader stopped, so the rest is not needed."""
 
 
 class NotStoredError(KropotError):
@@ -54,7 +54,7 @@ def content(held: HeldCopy, opened: Opened, copies: Copies, write: Callable[[mem
 
 
 def preview(held: HeldCopy, opened: Opened, copies: Copies) -> tuple[str | None, bool]:
-    """Return the beginning of a file as text, None if it is none, and whether that is all. It was read to its end.
+    """Return the beginning of a file as text, None if it is not text, and whether that is all. Reads the whole file.
 
     Raises: as `copy_content`.
     """
@@ -73,15 +73,15 @@ def preview(held: HeldCopy, opened: Opened, copies: Copies) -> tuple[str | None,
     try:
         return bytes(kept).decode(), is_all
     except UnicodeDecodeError as error:
-        # A character can be cut at the end of what was kept.
+        # The last kept character can be incomplete.
         is_cut = not is_all and error.start > len(kept) - 4
         return (bytes(kept[: error.start]).decode(), is_all) if is_cut else (None, is_all)
 
 
 def zipped(moment: OpenedMoment, folder: bytes, write: Callable[[bytes], object], *, gone: bool) -> None:
-    """Write a folder as a zip, file by file. What cannot be opened is named in a list at its end.
+    """Write a folder as a zip, file by file. A list at its end names the files that cannot be opened.
 
-    A file that turns out to be unsound on its way ends it: a zip that looks whole holds only what was checked.
+    If a check fails while a file is written, the zip ends there, so a complete zip contains only checked files.
     """
     left: list[str] = []
     sink = _Sink(write)
@@ -109,7 +109,7 @@ def zipped(moment: OpenedMoment, folder: bytes, write: Callable[[bytes], object]
 
 
 def pumped(work: Callable[[Callable[[bytes], object]], None]) -> Iterator[bytes]:
-    """Yield what `work` writes, which runs on a thread of its own and never gets far ahead. Raises: what it raises."""
+    """Yield what `work` writes. It runs on its own thread, and never gets far ahead. Raises: what `work` raises."""
     pieces: queue.Queue[bytes | BaseException | None] = queue.Queue(_PIECES)
     stopped = threading.Event()
 
@@ -143,12 +143,12 @@ def pumped(work: Callable[[Callable[[bytes], object]], None]) -> Iterator[bytes]
 
 
 def is_checked_early(opened: Opened) -> bool:
-    """Whether each piece is checked before it is passed on, as with sc2; else a wrong end only cuts the download."""
+    """Whether each piece is checked before it is passed on, as with sc2. Else a failed check only cuts the download."""
     return not isinstance(opened.kit, CbcKey) and opened.kit is not None
 
 
 def _source(held: HeldCopy, opened: Opened, copies: Copies) -> BinaryIO:
-    """Open what is stored of a content. Raises: NotStoredError, RefusedError, and as `Copies.open`."""
+    """Open the stored bytes of a content. Raises: NotStoredError, RefusedError, and as `Copies.open`."""
     if held.sha256 is None:
         raise NotStoredError("this content was not stored yet")
     if is_exchanged(held, opened):
@@ -164,10 +164,10 @@ def _copy(source: BinaryIO, held: HeldCopy, opened: Opened, write: Callable[[mem
 
 
 class _Sink:
-    """A file that is only written to, front to back.
+    """A file that is only written to, from start to end.
 
-    As the innermost of several blocks, it ends with the first failure: what `zipfile` writes behind one, to make the
-    zip whole, goes nowhere.
+    As the innermost `with` block, it stops at the first failure. It discards what `zipfile` writes after one to
+    complete the zip.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
@@ -190,7 +190,7 @@ class _Sink:
 
 
 def _info(file: NamedFile, folder: bytes) -> zipfile.ZipInfo:
-    """Return a file's head in the zip. Its name stays inside the folder that the zip is unpacked to."""
+    """Return a file's header in the zip. Its name cannot lead outside the folder where the zip is unpacked."""
     above = folder.rpartition(b"/")[0]
     relative = file.path[len(above) + 1 :] if above else file.path
     parts = tuple(part for part in relative.split(b"/") if part)

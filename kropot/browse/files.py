@@ -1,6 +1,6 @@
-"""The owner's files at a moment: every form is opened once, in the background, and its name put into an index.
+"""The owner's files at a moment: each form is opened once, in the background, and its name is put into an index.
 
-What came of each copy waits in sealed pieces, where it is found again when it is wanted.
+Each copy's record is kept in sealed pieces, and read again when it is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ledger.events import StreamKey
 
 KEPT: Final = 2
-"""For how many moments to keep the names: two, to compare them."""
+"""How many moments to keep names for: two, so that they can be compared."""
 
 
 _STILL_READ_S: Final = 600.0
@@ -39,7 +39,7 @@ _STILL_READ_S: Final = 600.0
 
 
 class CopyOrigin(Protocol):
-    """Where the copies of one moment come from. `hidden` counts what was withheld, once all copies were read."""
+    """Where the copies of one moment come from. `hidden` counts withheld elements, once all copies have been read."""
 
     @property
     def helds(self) -> Iterable[HeldCopy]:
@@ -53,12 +53,12 @@ class CopyOrigin(Protocol):
 
     @property
     def sources(self) -> Mapping[bytes, KnownSource] | None:
-        """The sources there, None if that is not known."""
+        """The sources at that moment, None if they are not known."""
         ...
 
     @property
     def hidden(self) -> Callable[[], int]:
-        """How many elements of the history were not among them."""
+        """A function that returns how many elements of the history are not among the copies."""
         ...
 
 
@@ -66,7 +66,7 @@ class BrowsedReplica(Protocol):
     """The replica that the owner looks at."""
 
     def at(self, position: int) -> AbstractContextManager[tuple[CopyOrigin, list[str]]]:
-        """Give the copies at a position, and the sentences that say what is proved of the history."""
+        """Give the copies at a position, and sentences that say what is proved about the history."""
         ...
 
     def version(self, key: StreamKey, position: int) -> HeldCopy | None:
@@ -76,7 +76,7 @@ class BrowsedReplica(Protocol):
 
 @dataclass(slots=True)
 class Opening:
-    """What came of opening the names at one moment. `trouble` says why it failed. `said` is proved of the history."""
+    """The names opened so far at one moment. `trouble` says why it failed. `said` is proved about the history."""
 
     position: int
     names: NameIndex = field(default_factory=NameIndex)
@@ -91,15 +91,15 @@ class Opening:
 
     @property
     def is_wrong_kit(self) -> bool:
-        """Whether the kit opened nothing of what there is."""
+        """Whether there are elements, and the kit opened none of them."""
         return self.is_done and self.unopened > 0 and not len(self.names)
 
 
 class OpenedMoment:
-    """The names at one moment, and the copies behind them, while the replica is open there."""
+    """The names at one moment, and their copies, while the replica is open at that moment."""
 
     def __init__(self, replica: BrowsedReplica, keys: Sequence[Key], position: int) -> None:
-        """Begin to open the names, on a thread of its own."""
+        """Start to open the names, on a separate thread."""
         self.opening = Opening(position)
         self._replica, self._keys = replica, keys
         self._helds = SealedPieces()
@@ -111,7 +111,7 @@ class OpenedMoment:
         threading.Thread(target=self._run, name="names", daemon=True).start()
 
     def close(self) -> None:
-        """Stop, and give everything back when the thread has ended."""
+        """Stop the thread, and close everything if it ends within 10 seconds."""
         self._stop.set()
         if self.done.wait(10):
             self._open.close()
@@ -126,7 +126,7 @@ class OpenedMoment:
         return self._copies
 
     def within(self, path: bytes) -> tuple[bytes | None, bytes]:
-        """Return the source (16 bytes) that a path begins with, and the path within it; None if there is only one."""
+        """Return the source (16 bytes) whose folder a path begins with, None if it has none, and the path within it."""
         top, _, rest = path.partition(b"/")
         found = next((id_ for id_, (name,) in self._tops.items() if name == top), None)
         return (None, path) if found is None else (found, rest)
@@ -177,7 +177,7 @@ class OpenedMoment:
             return
         claim = opened.claim
         if not claim.path:
-            return  # the served folder itself
+            return  # this is the served folder itself
         path = b"/".join((*self._tops.get(held.key.source, ()), *claim.path))
         opening.sealed[opened.sealing] += 1
         place = self._helds.add(pickle.dumps(replace(held, events=())))
@@ -199,13 +199,13 @@ class OwnerFiles:
     """The owner's files at any moment. The names of a few moments are kept."""
 
     def __init__(self, replica: BrowsedReplica, keys: Sequence[Key]) -> None:
-        """Look at this replica with these keys. Nothing is read yet."""
+        """Open files of this replica with these keys. Nothing is read yet."""
         self.replica, self._keys = replica, keys
         self._lock = threading.Lock()
         self._moments: OrderedDict[int, OpenedMoment] = OrderedDict()
 
     def at(self, position: int) -> OpenedMoment:
-        """Return the files at a position. Their names are opened in the background; look at `Opening.is_done`."""
+        """Return the files at a position. Their names are opened in the background: see `Opening.is_done`."""
         with self._lock:
             found = self._moments.get(position)
             if found is not None and found.opening.trouble is not None:
@@ -217,7 +217,7 @@ class OwnerFiles:
             self._moments.move_to_end(position)
             gone = [self._moments.popitem(last=False)[1] for _ in range(len(self._moments) - KEPT)]
         for each in gone:
-            # A download may still read from it.
+            # A download might still read from it.
             if each.opening.is_done:
                 later = threading.Timer(_STILL_READ_S, each.close)
                 later.daemon = True
@@ -239,7 +239,7 @@ class OwnerFiles:
 
 
 def _tops(sources: Mapping[bytes, KnownSource]) -> dict[bytes, tuple[bytes]]:
-    """Return the folder that shows each source, by its label. One source needs none."""
+    """Return the top folder of each source, named by its label. A single source needs none."""
     if len(sources) < 2:  # noqa: PLR2004 -- there is nothing to tell apart
         return {}
     shown = {id_: (each.keeping.label or id_.hex()[:8]).replace("/", "_") for id_, each in sources.items()}

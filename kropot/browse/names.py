@@ -1,7 +1,7 @@
-"""The names of all files at a moment, in the order of paths. Memory does not grow with them: they are in sealed blocks.
+"""The names of all files at a moment, in the order of paths. They are in sealed blocks on disk, to save memory.
 
-Folders are found by bisection, first among the first paths of all blocks, then within one. Parts of names are found by
-a scan over the blocks, which is quick because each has its paths as one text in lower case.
+Folders are found by bisection, first among the first paths of all blocks, then within one block. Parts of names are
+found by a scan over the blocks, which is fast because each block has its paths as one case-folded text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RUN: Final = 16 * BLOCK
 """How many names to sort in memory."""
 
 _OPEN: Final = 48
-"""How many blocks stay open: those of the folders on screen."""
+"""How many blocks stay open, enough for the folders on screen."""
 
 _KINDS: Final = tuple(Kind)
 _STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
@@ -44,10 +44,10 @@ _ROW: Final = struct.Struct("=QqQQIBB")
 
 
 class NamedFile(Struct, frozen=True, kw_only=True):
-    """A file, folder or symlink: its path, its sizes in bytes, when it was modified (ns), and where its copy is kept.
+    """A file, folder or symlink: its path, its size in bytes, when it was modified (ns), and where its copy is kept.
 
-    `size` is that of the plain content as far as the form says it, else of the sealed one. `place` finds the rest.
-    `mark` changes whenever the copy does.
+    `size` is the size of the plain content if the form gives it, else of the sealed content. `place` finds the record
+    of its copy in the sealed pieces. `mark` changes whenever the copy changes.
     """
 
     path: bytes
@@ -61,14 +61,14 @@ class NamedFile(Struct, frozen=True, kw_only=True):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the source no longer has it."""
+        """Whether the element vanished from its source."""
         return self.state == "vanished"
 
 
 class Child(Struct, frozen=True, kw_only=True):
-    """What a folder shows: a name, and the file of this name, or None for a folder that no form tells of.
+    """An entry of a folder: a name, and the file with this name, None for a folder without a form.
 
-    `following` is the place to go on from.
+    `following` is the place to continue from.
     """
 
     name: bytes
@@ -79,13 +79,13 @@ class Child(Struct, frozen=True, kw_only=True):
 
 
 class NameIndex:
-    """All names of one moment. `add` them, then `sort` once, then ask, from any thread. `close` it at the end.
+    """All names of one moment. `add` them, then `sort` once, then query, from any thread. `close` it at the end.
 
-    All raise UnusableFileError if the temporary file cannot be used.
+    All methods raise UnusableFileError if the temporary file cannot be used.
     """
 
     def __init__(self, *, block: int = BLOCK, run: int = RUN) -> None:
-        """Start empty. So many names are in a block, and so many are sorted in memory."""
+        """Start empty, with `block` names in a block, and at most `run` names sorted in memory."""
         self._per_block, self._per_run = block, run
         self._pieces = SealedPieces()
         self._coming: list[NamedFile] = []
@@ -105,14 +105,14 @@ class NameIndex:
         self._pieces.close()
 
     def add(self, file: NamedFile) -> None:
-        """Take a name."""
+        """Add a name."""
         self._coming.append(file)
         self._count += 1
         if len(self._coming) == self._per_run:
             self._runs.append(self._put_away())
 
     def sort(self) -> None:
-        """Put them in order. Of two with one path, the first that came is the first."""
+        """Put the names in order. Names with the same path stay in the order in which they were added."""
         runs: list[Iterable[NamedFile]] = [self._run(places) for places in self._runs]
         runs.append(sorted(self._coming, key=_path))
         self._coming = []
@@ -140,7 +140,7 @@ class NameIndex:
                 yield self.at(number)
 
     def children(self, folder: bytes, *, start: int = 0, gone: bool = True) -> Iterator[Child]:
-        """Yield what is directly in a folder, in the order of names, from the place `start` (`Child.following`) on."""
+        """Yield what is directly in a folder, in the order of paths, from the place `start` (`Child.following`) on."""
         prefix = folder + b"/" if folder else b""
         first, end = self._range(folder)
         at = max(first, start)
@@ -155,13 +155,13 @@ class NameIndex:
                 yield Child(name=name, path=inner, file=folder_file, is_folder=True, following=following)
             elif not slash and name and file is not None and (gone or not file.is_gone):
                 is_folder = file.kind is Kind.FOLDER
-                # A folder with something in it comes where that is: "a-b" lies between "a" and "a/b".
+                # A folder with contents is yielded where its contents begin: "a-b" is between "a" and "a/b".
                 if not (is_folder and self._has_below(path, gone=gone)):
                     yield Child(name=name, path=path, file=file, is_folder=is_folder, following=following)
             at = following
 
     def search(self, text: str, *, most: int, gone: bool = True) -> list[NamedFile]:
-        """Return at most `most` files whose path has this text in it, whatever its case."""
+        """Return at most `most` files whose path contains this text, ignoring case."""
         wanted = text.casefold().encode(errors="surrogateescape").replace(b"\n", b"")
         return list(islice(self._hits(wanted, gone=gone), most)) if wanted else []
 
@@ -196,7 +196,7 @@ class NameIndex:
         return found
 
     def _put_away(self) -> array[int]:
-        """Put what has come away as one run, in order, and return the places of its blocks."""
+        """Sort the names added so far, store them as one run, and return the places of its blocks."""
         files = sorted(self._coming, key=_path)
         self._coming = []
         blocks = (files[at : at + self._per_block] for at in range(0, len(files), self._per_block))
@@ -213,7 +213,7 @@ class NameIndex:
 
     def _bisect(self, path: bytes) -> int:
         """Return how many paths come before this one."""
-        # It can lie in the block whose first path is the last one before it.
+        # The path can only be in the last block whose first path comes before it.
         block = bisect_left(self._firsts, path) - 1
         return 0 if block < 0 else block * self._per_block + bisect_left(self._block(block).paths, path)
 
@@ -279,7 +279,7 @@ def _packed(files: Sequence[NamedFile]) -> bytes:
 
 
 def _searched(files: Sequence[NamedFile]) -> bytes:
-    """Return the paths of a block as they are searched: their number, their ends, and their text."""
+    """Return the paths of a block in the form for searching: their number, their ends, and their text."""
     lines = [_folded(file.path) for file in files]
     ends, end = array("I"), 0
     for line in lines:
@@ -289,7 +289,7 @@ def _searched(files: Sequence[NamedFile]) -> bytes:
 
 
 def _folded(path: bytes) -> bytes:
-    """Return a path as it is searched. A newline in a name never begins a new one."""
+    """Return a path in the form for searching. A newline ends it, so newlines in names become spaces."""
     text = path.decode(errors="surrogateescape").casefold().encode(errors="surrogateescape")
     return text.replace(b"\n", b" ") + b"\n"
 

@@ -1,4 +1,4 @@
-"""The owner's screens: files by their names, two moments compared, and what is proved. Nothing else opens anything."""
+"""The owner's screens: files by name, a comparison of two moments, and proofs. No other screen opens anything."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SEALINGS: Final = {"sc2": "authentic", "cbc": "not authenticated: AES-CBC", "pl
 
 
 class OwnerScreens:
-    """What the page shows to the owner alone. `command` is how `kropotcli restore` reaches this replica."""
+    """The screens for the owner only. `command` is the `kropotcli restore` command that reaches this replica."""
 
     def __init__(self, files: OwnerFiles, command: Sequence[str]) -> None:
         """Show these files."""
@@ -41,7 +41,7 @@ class OwnerScreens:
         self._command = tuple(command)
 
     def files(self, window: Window, query: PageQuery, position: int) -> dict[str, Any]:
-        """Return what the screen Files shows. Raises: KropotError."""
+        """Return the values for the screen Files. Raises: KropotError."""
         moment = self._files.at(position)
         moment.done.wait(_PATIENCE_S)
         told = self._told(moment.opening)
@@ -101,7 +101,7 @@ class OwnerScreens:
         }
 
     def proved(self, position: int) -> dict[str, Any]:
-        """Return what is proved of the replica at a position. Raises: KropotError."""
+        """Return what is proved about the replica at a position. Raises: KropotError."""
         moment = self._files.at(position)
         moment.done.wait(_PATIENCE_S)
         opening = moment.opening
@@ -118,7 +118,7 @@ class OwnerScreens:
     # --- contents -----------------------------------------------------------------------------------------------------
 
     def download(self, query: PageQuery, position: int) -> tuple[str, Iterator[bytes]]:
-        """Return a file's name, and its plain bytes as they are opened. Raises: KropotError; taking them, too."""
+        """Return a file's name, and an iterator over its plain bytes. Raises: KropotError, also while iterating."""
         moment, file = self._found(query, position)
         held = moment.held(file)
         at = query.position("version")
@@ -134,7 +134,7 @@ class OwnerScreens:
         )
 
     def folder(self, query: PageQuery, position: int) -> tuple[str, Iterator[bytes]]:
-        """Return a folder's name, and a zip of it as it is made. Raises: KropotError; taking it, too."""
+        """Return a name for a zip of a folder, and an iterator over it. Raises: KropotError, also while iterating."""
         moment = self._ready(position)
         folder, gone = query.path("folder"), query.flag("gone")
         if next(moment.opening.names.below(folder, gone=gone), None) is None:
@@ -203,7 +203,7 @@ class OwnerScreens:
         try:
             events = versions(window, cursor)
         except KropotError:
-            events = []  # the owner's own files are shown even if the keeper does not tell their history
+            events = []  # show the owner's files even if the keeper does not send their history
         opened = moment.opened(held)
         is_file = file.kind is Kind.FILE and held.sha256 is not None
         sealed = opened.claim.sealed
@@ -257,7 +257,7 @@ class OwnerScreens:
 
 
 def _differences(one: Iterator[NamedFile], other: Iterator[NamedFile]) -> Iterator[tuple[str, bytes]]:
-    """Yield what is new, gone or changed, in the order of paths. What vanished counts as gone. Pure."""
+    """Yield what is new, gone or changed, in the order of paths. Vanished elements count as gone. Pure."""
     merged = heapq.merge(((each.path, 0, each) for each in one), ((each.path, 1, each) for each in other), key=_place)
     before: NamedFile | None = None
     for path, which, file in merged:

@@ -1,6 +1,6 @@
-"""Pieces of bytes on the disk that nobody can read there: not another user, and nobody who finds the disk later.
+"""Pieces of bytes on disk that nobody else can read: no other user, and nobody who finds the disk later.
 
-They lie in a temporary file without a name, sealed with a key that only this process has, and never for longer than it.
+They are in an unnamed temporary file, sealed with a key that only this process has. The file ends with the process.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _HEAD: Final = struct.Struct(f"={_NONCE_BYTES}sI")
 
 
 class UnusableFileError(KropotError):
-    """The temporary file cannot be written, or is not what was written. The message says what to do."""
+    """The temporary file cannot be used, or was changed since it was written. The message says what to do."""
 
 
 class SealedPieces:
-    """Pieces that were put away, to be read again by their places. Any thread may ask."""
+    """Pieces that are stored, and read again by their places. Any thread may call it."""
 
     def __init__(self) -> None:
-        """Make the file. Raises: UnusableFileError."""
+        """Create the file. Raises: UnusableFileError."""
         self._seal = AESGCM(AESGCM.generate_key(_KEY_BITS))
         self._count = self._end = 0
         self._lock = threading.Lock()
@@ -40,9 +40,9 @@ class SealedPieces:
             raise _unusable(error) from error
 
     def add(self, piece: bytes) -> int:
-        """Put a piece away and return its place. Raises: UnusableFileError."""
+        """Store a piece and return its place. Raises: UnusableFileError."""
         with self._lock:
-            # No nonce comes twice under this key, not even after a write that failed.
+            # A nonce is never used twice with this key, not even after a failed write.
             self._count += 1
             nonce = self._count.to_bytes(_NONCE_BYTES)
             sealed = self._seal.encrypt(nonce, piece, None)
@@ -66,7 +66,7 @@ class SealedPieces:
             raise _unusable(error) from error
 
     def close(self) -> None:
-        """Give the file back. What was in it can no longer be read."""
+        """Close the file. Its contents can no longer be read."""
         self._file.close()
 
 

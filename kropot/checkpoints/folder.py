@@ -34,7 +34,7 @@ class KeptCheckpoint(Struct, frozen=True, kw_only=True):
 
 
 class CheckpointFolderAwayError(KropotError):
-    """A folder for checkpoints is not there, or no longer what it was: more likely a disk that is not mounted."""
+    """A folder for checkpoints is missing, or empty although it held some. Most likely, its disk is not mounted."""
 
 
 class CheckpointFolder:
@@ -55,11 +55,11 @@ class CheckpointFolder:
         return None if last is None else KeptCheckpoint(number=last[0], path=last[1], note=read_note(last[1]))
 
     def demand(self, *, held_some: bool) -> None:
-        """Return if the folder is there; `held_some` is whether checkpoints were written to it before.
+        """Return if the folder is there. `held_some` says whether checkpoints were written to it before.
 
-        It is never made: where a disk is not mounted, a new folder would be on the disk that is to be protected.
+        It is never made: if its disk is not mounted, a new folder would be on the very disk that is to be protected.
 
-        Raises: FolderAwayError; KropotError if it cannot be read.
+        Raises: CheckpointFolderAwayError; KropotError if it cannot be read.
         """
         if not self.folder.is_dir():
             raise CheckpointFolderAwayError(
@@ -103,7 +103,7 @@ class CheckpointFolder:
             ) from error
 
     def _sweep(self) -> None:
-        """Remove temporary files of killed runs. Files that may still be in use are kept."""
+        """Remove temporary files of killed runs. Files that can still be in use are kept."""
         for left in self.folder.glob(".checkpoint-*.tmp"):
             with contextlib.suppress(OSError):  # another run removed it, or another user owns it
                 if time.time() - left.stat().st_mtime > LEFT_S:

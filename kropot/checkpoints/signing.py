@@ -1,4 +1,4 @@
-"""Sign the head of a ledger: only a tree that the signer computed itself, and that extends what it signed before."""
+"""Sign the head of a ledger, but only a tree that the signer computed itself and that extends what it signed before."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def sign_head(
 ) -> Signed:
     """Sign the ledger's head, keep the note in the database, and write it to every folder that lacks it.
 
-    The signer believes its own state (beside `key_file`) and its own signatures. From there on it hashes the headers of
-    the events itself. What the database says of the tree (its head, commits and leaves) is only compared.
+    The signer trusts its own state (next to `key_file`) and its own signatures. From there on it hashes the headers of
+    the events itself. What the database says about the tree (its head, commits and leaves) is only compared.
 
-    An erasure that this key did not sign before is signed only if a person accepted it: `accepted` is the last position
-    up to which all are. So a signature over an erasure means that its owner wanted it.
+    An erasure that this key has not signed before is signed only if a person accepted it: `accepted` is the last
+    position up to which all are accepted. So a signature over an erasure means that the key's owner wanted it.
 
     Raises:
         IntegrityError: if the ledger does not extend everything that this key signed, or its head is not the tree of
             its events. The ledger was then restored from an old copy, or altered, and nothing is signed.
         UnacceptedErasureError: if there is an erasure that nobody accepted. Nothing is signed.
         LockedError: if another process is signing with this key.
-        FolderAwayError: if a folder is not there. The head is signed all the same, and written to the other folders.
+        CheckpointFolderAwayError: if a folder is not there. The head is still signed, and written to the other folders.
         KropotError: if the signer's state or a folder cannot be read or written.
     """
     ledger_id = _ledger_id(ledger)
@@ -84,7 +84,7 @@ def sign_head(
         before = list(_signed_before(ledger, key, origin_of(ledger_id), signed, newest))
         tree = _tree_of_head(ledger.log, signed, before, accepted, say)
         if tree != signed:
-            # The state MUST be durable before anybody can see the signature: it alone keeps a second history out.
+            # The state MUST be durable before anybody can see the signature: only it prevents signing a second history.
             state.write(tree)
         checkpoint = Checkpoint(origin=origin_of(ledger_id), size=tree.size, root=tree.root)
         note = sign_checkpoint(checkpoint, key)
@@ -108,7 +108,7 @@ def sign_head(
 def _looked_at(
     state: SignerState, folders: Sequence[CheckpointFolder]
 ) -> tuple[list[CheckpointFolder], list[CheckpointFolderAwayError]]:
-    """Return the folders that are there, and what is wrong with the others."""
+    """Return the folders that are there, and the errors of the others."""
     here: list[CheckpointFolder] = []
     away: list[CheckpointFolderAwayError] = []
     for folder in folders:
@@ -124,7 +124,7 @@ def _looked_at(
 
 
 def _ledger_id(ledger: Ledger) -> bytes:
-    """Return the ledger's id, which the first event's header MUST commit to: else a tree is signed for another ledger.
+    """Return the ledger's id. The first event's header MUST commit to it, or another ledger's tree could be signed.
 
     Raises: IntegrityError.
     """
@@ -141,9 +141,9 @@ def _ledger_id(ledger: Ledger) -> bytes:
 def _signed_before(
     ledger: Ledger, key: SigningKey, origin: str, signed: Frontier | None, newest: Iterable[KeptCheckpoint | None]
 ) -> Iterator[_Before]:
-    """Yield what this key signed before, as far as is known here. Raises: IntegrityError for a folder of another key.
+    """Yield the known trees that this key signed before. Raises: IntegrityError for a folder of another key or ledger.
 
-    A note in the database counts only if this key signed it: whoever can write there can put anything beside it.
+    A note in the database counts only if this key signed it, because anyone who can write there can add other notes.
     """
     if signed is not None:
         yield _Before("what this key signed last", signed.size, signed.root)
@@ -179,11 +179,11 @@ def _tree_of_head(
 ) -> Frontier:
     """Return the tree of all events that the head covers, computed from their headers.
 
-    This begins behind `signed`, or at event 1 if a smaller tree must be compared.
+    The computation starts after `signed`, or at event 1 if a smaller tree must be compared.
 
-    Raises: IntegrityError; UnacceptedErasureError for an erasure behind all of `before` and behind `accepted`.
+    Raises: IntegrityError; UnacceptedErasureError for an erasure after all of `before` and after `accepted`.
     """
-    # The head is read last: what was signed before it was read cannot be longer, unless the ledger was rolled back.
+    # The head is read last, so no tree that was signed before can be larger, unless the ledger was rolled back.
     head, fault = read_head(log)
     if fault is not None:
         raise IntegrityError(
@@ -227,8 +227,8 @@ def _tree_of_head(
 
 
 def _is_erasure(header: bytes) -> bool:
-    """Return whether the header is that of an erasure. One that cannot be decoded and has the word in it counts too."""
-    if _ERASURE not in header:  # nearly all of them, and decoding is slow
+    """Return whether the header is of an erasure. A header that has the word but cannot be decoded counts too."""
+    if _ERASURE not in header:  # true for nearly all, and decoding is slow
         return False
     try:
         return decode_header(header).type == PayloadErased.TYPE
@@ -245,7 +245,7 @@ def _shown(positions: Sequence[int]) -> str:
 
 
 def _grown(log: EventLog, tree: Frontier, size: int, erasures: list[int]) -> Frontier:
-    """Return the tree of the first `size` events, from that of fewer. Add the positions of erasures to `erasures`.
+    """Extend a smaller tree to the first `size` events. Add the positions of erasures to `erasures`.
 
     Raises: IntegrityError if an event is missing.
     """

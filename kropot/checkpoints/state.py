@@ -1,6 +1,6 @@
-"""What a signer remembers of a ledger, in a file beside its key: how many events it signed, and their tree's frontier.
+"""A signer's state for a ledger, in a file next to its key: how many events it signed, and their tree's frontier.
 
-Whoever can write the database can change everything in it. So the signer never asks the database what it signed before.
+Anyone who can write to the database can change everything in it, so the signer does not rely on it for what it signed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class SignerState:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from signing while the block runs: two of them could sign two histories.
+        """Keep other processes from signing while the block runs, because two could sign two different histories.
 
         Raises: LockedError if another process is signing; KropotError if the lock cannot be made.
         """
         try:
-            # The lock is a file of its own that stays for ever: the state's file is replaced at every signing.
+            # The lock is a separate file that stays forever, because every signing replaces the state's file.
             lock = open_regular(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -62,7 +62,7 @@ class SignerState:
     def read(self) -> Frontier | None:
         """Return the frontier of the tree that was signed last, None if there is no state yet.
 
-        `knows` then tells which folders checkpoints were written to.
+        After this, `knows` says which folders checkpoints were written to.
 
         Raises: IntegrityError if the file holds something else; KropotError if it cannot be read.
         """
@@ -97,7 +97,7 @@ class SignerState:
         self._folders = [*self._folders, as_unicode(str(folder.absolute()))][-_MOST_FOLDERS:]
 
     def write(self, frontier: Frontier) -> None:
-        """Put this frontier in the place of the last one, durably. Raises: KropotError if it cannot be written."""
+        """Replace the last frontier with this one, durably. Raises: KropotError if it cannot be written."""
         held = {
             "format": FORMAT,
             "ledger": self._ledger,

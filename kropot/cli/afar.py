@@ -29,7 +29,7 @@ FROM_HELP = (
 
 
 class OriginType(click.ParamType["Path | str", Any]):
-    """The folder of an export (a path), or the address of a keeper (a text)."""
+    """The folder of an export (a path), or the address of a keeper (a string)."""
 
     name = "origin"
 
@@ -80,7 +80,7 @@ class RemoteState(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def cache(self) -> Iterator[SealedCache]:
-        """Give the cache of this ledger."""
+        """Yield the cache of this ledger."""
         from kropot.afar.cache import sealed_cache
         from kropot.user_folders import cache_folder
 
@@ -90,7 +90,7 @@ class RemoteState(Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def keeper_at(settings: Settings, address: str, token_file: Path | None) -> Iterator[AfarReplica]:
-    """Give the replica at a keeper. Raises: UsageError without a token."""
+    """Yield the replica at a keeper. Raises: UsageError without a token."""
     from kropot.afar.client import KeeperClient
     from kropot.afar.replica import AfarReplica
     from kropot.cli.settings import read_token
@@ -116,7 +116,7 @@ def keeper_at(settings: Settings, address: str, token_file: Path | None) -> Iter
 def remote_state(replica: AfarReplica, until: str | None, source_names: tuple[str, ...] = ()) -> RemoteState:
     """Return the replica at a moment, and show the user the notes about it.
 
-    Raises: UsageError if no such source is there; BadAnswerError, and as `KeeperClient.get`.
+    Raises: UsageError if a named source is not there; BadAnswerError, and as `KeeperClient.get`.
     """
     moment = replica.moment(as_sent(until))
     for note in moment.notes:
@@ -133,7 +133,7 @@ def remote_state(replica: AfarReplica, until: str | None, source_names: tuple[st
 
 
 def as_sent(until: str | None) -> str | None:
-    """Return WHEN as a keeper takes it: a checkpoint's file as its text, the rest as it is. Raises: UsageError."""
+    """Return WHEN as a keeper accepts it: a checkpoint's file as its text, anything else as is. Raises: UsageError."""
     from kropot.replay.until import parse_when
     from ledger.checkpoint import Checkpoint
     from ledger.log import utc_now_us
@@ -146,6 +146,6 @@ def as_sent(until: str | None) -> str | None:
 
 
 def refuse_token_alone(origin: Path | str | None, token_file: Path | None) -> None:
-    """Refuse a token for no keeper. Raises: UsageError."""
+    """Refuse a token that was given without a keeper. Raises: UsageError."""
     if token_file is not None and not isinstance(origin, str):
         raise UsageError("--access-token-file is for a keeper: name its address with --from, or leave it out")

@@ -97,7 +97,7 @@ class GlobalOptions(click.Command):
     """A mixin for commands and groups. It accepts the global options anywhere on the command line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Add the global options after the command's own. A command's own option replaces a global one of its name."""
+        """Add the global options after the command's own. A command's own option replaces a global one of that name."""
         super().__init__(*args, **kwargs)
         taken = {flag for param in self.params for flag in param.opts}
         self.params.extend(_as_click(option.field) for option in GLOBAL_OPTIONS if option.flag not in taken)
@@ -141,8 +141,8 @@ class GlobalOptions(click.Command):
 class KropotCommand(GlobalOptions, click.Command):
     """A command whose function takes the settings first and returns the exit code.
 
-    `beside` names another command. In the file, its table also holds for the options that both commands have.
-    A command that `tells_mistakes` runs in spite of mistakes in the global options and in the file, to tell them.
+    `beside` names another command. Its table in the file also applies to the options that both commands have.
+    With `tells_mistakes`, the command runs despite mistakes in the global options and the file, and reports them.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ def settings_of(ctx: click.Context) -> tuple[Settings, list[str]]:
 
 
 def warn_if_exposed(what: str, path: Path) -> None:
-    """Warn where users other than the owner can read a file that holds a secret; `what` says which file it is."""
+    """Warn if users other than the owner can read a file that holds a secret; `what` says which file it is."""
     if is_readable_by_others(path):
         warn(f"other users can read the {what} {path}: chmod 600 it")
 
@@ -239,7 +239,7 @@ def warn_unguarded() -> None:
 
 
 def warn_of_frozen_time(recorded_us: int, clock_us: int) -> None:
-    """Warn where the ledger's last event was recorded more than a day after the time of the clock."""
+    """Warn if the ledger's last event was recorded more than a day ahead of the clock."""
     from kropot.wording import moment
     from ledger.clock import DAY_US
 
@@ -275,7 +275,7 @@ def open_ledger(
 ) -> Iterator[Ledger]:
     """Open the ledger that the settings name, and close it at the end of the block.
 
-    If there is none, `before_making` is called, which can still refuse, and the ledger is made.
+    If there is none, call `before_making`, which can still refuse, and then make the ledger.
 
     Raises: LedgerMissingError without `before_making`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
     """
@@ -343,7 +343,7 @@ def collect_options(settings: Settings, **options: Any) -> CollectOptions:
 
 
 def surroundings_of(settings: Settings) -> Surroundings:
-    """Return how further storages are reached beside the one that the settings name."""
+    """Return how to reach further storages, given the storage that the settings name."""
     from kropot.further.joining import Surroundings
 
     return Surroundings(first=settings.storage_path, ca_file=settings.ca_file)

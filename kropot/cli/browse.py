@@ -1,4 +1,4 @@
-"""`kropotcli browse`: shows a replica to its owner, in the owner's own browser and from the owner's own machine."""
+"""`kropotcli browse`: shows a replica to its owner, in the owner's own browser and on the owner's own machine."""
 
 from __future__ import annotations
 
@@ -134,17 +134,17 @@ class OwnersReplica:
         keys: Sequence[Key],
         trust: Callable[[], Trust],
     ) -> None:
-        """Look there. Nothing is read yet."""
+        """Take the keeper's address, or None for this machine. Nothing is read yet."""
         self._settings, self._origin, self._token_file, self._keys = settings, origin, token_file, keys
         self._trust = trust
         self.place = origin if origin is not None else str(settings.storage_path)
 
     @contextmanager
     def window(self) -> Iterator[Window]:
-        """Give the window into the replica. Raises: KropotError."""
+        """Yield the window into the replica. Raises: KropotError."""
         if self._origin is not None:
             with keeper_at(self._settings, self._origin, self._token_file) as replica:
-                replica.moment(None)  # what every screen asks first: refuses a token that sees no screen
+                replica.moment(None)  # as every screen does first: refuses a token that cannot see any screen
                 yield replica.client
             return
         from kropot.keeper.answering import KeeperAnswers
@@ -160,7 +160,7 @@ class OwnersReplica:
 
     @contextmanager
     def at(self, position: int) -> Iterator[tuple[CopyOrigin, list[str]]]:
-        """Give the copies at a position, and what is proved of the history. Raises: KropotError."""
+        """Yield the copies at a position, and what is proved about the history. Raises: KropotError."""
         trust: Trust = self._trust()
         wish = RestoreWish(
             origin=self._origin, token_file=self._token_file, until=f"@{position}", vanished=True, past=True
@@ -194,7 +194,7 @@ class OwnersReplica:
             return tree.judged(held, paths)
 
     def command(self, kits: Sequence[Path]) -> list[str]:
-        """Return how `kropotcli restore` reaches this replica with these kits."""
+        """Return the beginning of a `kropotcli restore` command for this replica and these kits."""
         parts = ["kropotcli", "restore"]
         if self._origin is not None:
             parts += ["--from", self._origin, "--access-token-file", str(self._token_file)]

@@ -1,4 +1,4 @@
-"""Calls about a command that ends by itself, e.g. `verify`: that it begins, and how it ended, with its counts."""
+"""Calls about a command that ends by itself, e.g. `verify`: when it begins, and how it ended, with its counts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _COMMANDS: Final = frozenset({"verify", "prune", "status"})
 
 _counts: Final[dict[str, int | float | str | bool | None]] = {}
-"""What the running command counted; one command runs in a process."""
+"""What the running command counted. A process runs only one command."""
 
 
 def note_counts(**counts: float | str | bool | None) -> None:
-    """Note what the command that ends now has counted: numbers and stable words, never a name."""
+    """Note the counts of the command that is about to end: numbers and stable words, never a name."""
     _counts.update(counts)
 
 
@@ -32,7 +32,7 @@ def note_counts(**counts: float | str | bool | None) -> None:
 def calls_about(
     rules: NotifyRules | None, path: Sequence[str], params: dict[str, Any]
 ) -> Iterator[Callable[[int], None]]:
-    """Call about the command at `path` before and after the block, which hands its exit code to what this yields."""
+    """Call before and after the block, which runs the command at `path` and passes its exit code to the function."""
     command = path[0] if len(path) == 1 else ""
     is_told = command in _COMMANDS and (command != "status" or params.get("check"))
     if rules is None or not is_told or params.get("dry_run"):
@@ -43,7 +43,7 @@ def calls_about(
 
     notifier, began = Notifier(rules, warn), time.monotonic()
     _counts.clear()
-    # The thread that calls must have ended before the command starts helpers: only a single thread can fork.
+    # The calling thread must end before the command starts helpers: only a process with one thread can fork.
     with notifier:
         notifier.send(Message(command=command, state="start", text=f"{command} began"))
     ended = Exit.ERROR

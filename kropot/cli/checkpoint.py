@@ -111,7 +111,7 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     with open_ledger(settings) as ledger:
         key_file = key_file or _default_key(ledger)
         key = read_signing_key(key_file)
-        # Where the signer has no state yet, only the segments expose an older copy of the database.
+        # If the signer has no state yet, only the segments expose an older copy of the database.
         storage_of(settings).segments().check(ledger)
         signed = sign_head(
             ledger, key, key_file, [CheckpointFolder(folder) for folder in folders], accepted=accepted, say=say
@@ -167,7 +167,7 @@ def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ..
 
 
 def _default_key(ledger: Ledger) -> Path:
-    """Return the default path of the ledger's key. Raises: UsageError for a user without a home."""
+    """Return the default path of the ledger's key. Raises: UsageError if the user has no home."""
     from kropot.checkpoints.paths import default_key_path
 
     path = default_key_path(ledger.identity().ledger_id)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kropot.collect.service import Outcome
 
 PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY")
-"""Variables that other programs read. A proxy would see the token, or where it goes, so this program ignores them."""
+"""Variables that other programs obey. A proxy would see the token, or where it goes, so this program ignores them."""
 
 
 @define("collect")
@@ -227,7 +227,7 @@ def command(
             "--metrics and --metrics-file work with one source only: read the metrics of all sources from `kropotcli "
             "keeper serve`, or run `kropotcli collect --source NAME` for each source, with metrics of its own"
         )
-    # What concerns the ledger and not one source is done, or refused, once.
+    # Make the ledger, or refuse to, once for all sources.
     with open_ledger(settings, before_making=lambda: _demand_new(settings)):
         pass
     return collect_each(settings, tables, options, _collect)
@@ -244,7 +244,7 @@ def _collect(
 ) -> Exit:
     """Collect from one source; return the exit code.
 
-    With `stopping`, this is one of several processes, and their parent hears signals and the service manager.
+    With `stopping`, this is one of several processes, and their parent handles signals and the service manager.
     """
     from kropot.cli.limits import limits_beside
     from kropot.cli.service_frame import reloadable, told_failures
@@ -296,7 +296,7 @@ def _collect(
 
 
 def _explain_trouble(url: str, trouble: str) -> str:
-    """Return why the server kept a run from its work, and what to do now."""
+    """Return why the server stopped a run, and what to do now."""
     text = f"cannot collect any more from {url}: {sentence(trouble)}"
     proxies = [name for name in PROXIES if os.environ.get(name)]
     if trouble in AT_THE_NETWORK and proxies:
@@ -305,7 +305,7 @@ def _explain_trouble(url: str, trouble: str) -> str:
 
 
 def _demand_new(settings: Settings) -> None:
-    """Refuse to make a ledger in the place of one that is away. Raises: ReplicaAwayError, IntegrityError."""
+    """Refuse to make a ledger in place of one that cannot be reached. Raises: ReplicaAwayError, IntegrityError."""
     from kropot.remembered import ForgetfulError, RememberedReplica
 
     with suppress(ForgetfulError):  # `_remember` is about to say so
@@ -314,7 +314,7 @@ def _demand_new(settings: Settings) -> None:
 
 
 def _remember(settings: Settings) -> None:
-    """Remember where this replica lies, and warn if that cannot be."""
+    """Remember where this replica is, and warn if that fails."""
     from kropot.remembered import ForgetfulError, RememberedReplica
 
     try:

@@ -1,4 +1,4 @@
-"""`kropotcli collect` with several sources in the configuration file: a collector for each, and one answer for all."""
+"""`kropotcli collect` with several sources in the configuration file: a collector for each, one exit code for all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def sources_to_collect(names: Sequence[str]) -> list[SourceTable]:
-    """Return the tables that this run of `collect` is about; none if the file has none. Raises: UsageError."""
+    """Return the tables of the sources to collect in this run; none if the file has none. Raises: UsageError."""
     ctx = click.get_current_context()
     file = config_file_of(ctx)
     tables = chosen_tables(file, names) if names or (file is not None and file.sources) else []
@@ -47,10 +47,10 @@ def collect_each(
     options: Mapping[str, Any],
     run: Callable[..., Exit],
 ) -> Exit:
-    """Run a collector for each source, and return the exit code of all.
+    """Run a collector for each source, and return one exit code for all.
 
     `run(settings, options, label, stopping)` collects from one source. A source whose token or server is wrong fails
-    alone. Raises: UsageError where processes cannot be forked.
+    alone. Raises: UsageError if processes cannot be forked.
     """
     from kropot.cli.failures import explain
     from kropot.cli.service_frame import reloadable
@@ -74,7 +74,7 @@ def collect_each(
             with ctx.scope(cleanup=False):
                 own, policy = source_at_work(jobs[name], options)
                 code = run(own, policy, label=name, stopping=stopping)
-        except BaseException as error:  # noqa: BLE001 - the one place of this process that must explain every failure
+        except BaseException as error:  # noqa: BLE001 - the one place in this process that must explain every failure
             message, code = explain(error)
             say_failure(message, code)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`kropotcli completion`: prints and installs what completes command lines in bash, zsh and fish."""
+"""`kropotcli completion`: prints and installs completion scripts for bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def install(settings: Settings, *, shell: str | None) -> None:
 
 
 def script_for(shell: str) -> str:
-    """Return the script for a shell. It asks this program what fits, so it need not be renewed with it."""
+    """Return the script for a shell. It asks this program for completions, so updates do not change it."""
     from click.shell_completion import get_completion_class
 
     from kropot.cli.main import cli
@@ -80,7 +80,7 @@ def _chosen(shell: str | None) -> str:
 
 
 def _place(shell: str) -> tuple[Path, str]:
-    """Return the file that the shell looks for, and what is to be done besides. Raises: UsageError without a home."""
+    """Return the file that the shell looks for, and what else is needed. Raises: UsageError if the user has no home."""
     try:
         home = Path.home()
     except RuntimeError:

@@ -63,7 +63,7 @@ def _mistakes() -> list[str]:
 
 
 def _unusable_files(settings: Settings) -> list[str]:
-    """Return a sentence for each file that an option names, of a token or of authorities, and that cannot be used."""
+    """Return a sentence for each token file or file of authorities that an option names and that cannot be used."""
     file = config_file_of(click.get_current_context())
     found: dict[str, None] = {}
     for each in (settings, *(() if file is None else settings_of_sources(file))):
@@ -119,7 +119,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
 
 
 def _command_rows(ctx: click.Context) -> Iterator[tuple[str, object, str]]:
-    """Yield name, value and origin of the single commands' options that the environment or the file sets."""
+    """Yield name, value and origin of the commands' own options that the environment or the file sets."""
     root = ctx.find_root()
     if not isinstance(root.command, click.Group):
         return
@@ -148,7 +148,7 @@ def _rows_below(group_: click.Group, ctx: click.Context, path: tuple[str, ...]) 
 
 
 def _source_rows() -> Iterator[tuple[str, object, str]]:
-    """Yield name, value and origin of what the tables [source.NAME] say."""
+    """Yield name, value and origin of each entry in the tables [source.NAME]."""
     file = config_file_of(click.get_current_context())
     for name, table in source_tables(file).items():
         for key, value in table.values.items():

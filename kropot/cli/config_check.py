@@ -1,4 +1,4 @@
-"""Checks what the configuration file and the environment say about options: names, and values by the options' types."""
+"""Checks the options in the configuration file and the environment: their names, and their values by type."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mistakes(root: click.Group, ctx: click.Context, file: ConfigFile | None, env
 
 
 def unknown_variables(root: click.Group, ctx: click.Context, environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for each variable of the environment that looks like an option of this program and is none."""
+    """Yield a sentence for each environment variable that looks like an option of this program but is not one."""
     known = {option.env for option in GLOBAL_OPTIONS}
     strange = [name for name in environ if name.startswith(f"{ENV_PREFIX}_") and not name.startswith(TESTS)]
     strange = sorted(set(strange) - known)
@@ -71,7 +71,7 @@ def unknown_variables(root: click.Group, ctx: click.Context, environ: Mapping[st
 
 
 def _in_policy(file: ConfigFile) -> Iterator[str]:
-    """Yield a sentence for each mistake in the policy. Whether sources have its labels, only the ledger tells."""
+    """Yield a sentence for each mistake in the policy. Only the ledger knows whether sources have its labels."""
     from kropot.retention.policy import read_policy
 
     if file.retention is not None:
@@ -123,7 +123,7 @@ def _in_table(
 
 
 def _variables(command: click.Command, ctx: click.Context, path: tuple[str, ...]) -> dict[str, click.Option]:
-    """Return the options of all commands by their variables."""
+    """Return the options of all commands by their environment variables."""
     found: dict[str, click.Option] = {}
     for name in _names(command, ctx):
         below = command.get_command(ctx, name) if isinstance(command, click.Group) else None

@@ -31,9 +31,9 @@ WORKERS: Final = 8
 def open_copies(
     settings: Settings, ledger: Ledger | None = None, *, places: PackPlaces | None = None
 ) -> Iterator[StoredCopies]:
-    """Open the copies in the storage for reading. The ledger tells which of those that are missing were released.
+    """Open the copies in the storage for reading. The ledger tells which of the missing ones were released.
 
-    `places` are those of the ledger, if nothing else is to be asked of it. With neither, packs are searched.
+    `places` are the ledger's, for callers that need nothing else from it. With neither, packs are searched.
 
     Raises: UsageError if there is no storage.
     """
@@ -84,7 +84,7 @@ def named_copy(ledger: Ledger, name: str, keys: Sequence[Key], until: str | None
 
 @contextmanager
 def reading_pool() -> Iterator[Executor]:
-    """Start threads that only read. They have ended when the block ends, and what had not begun by then is left out."""
+    """Start threads that only read. The end of the block waits for them, and drops work that has not begun."""
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(WORKERS)
@@ -96,7 +96,7 @@ def reading_pool() -> Iterator[Executor]:
 
 @contextmanager
 def workers(tree: TargetFolder) -> Iterator[Executor]:
-    """Start threads that work on this tree. They have ended when the block ends."""
+    """Start threads that work on this tree. The end of the block stops them."""
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(WORKERS)
@@ -107,7 +107,7 @@ def workers(tree: TargetFolder) -> Iterator[Executor]:
 
 
 def stop_workers(pool: Executor, tree: TargetFolder) -> None:
-    """Stop the threads. They must end before the tree is closed: later a descriptor may belong to another file."""
+    """Stop the threads. They must end before the tree is closed: later, a descriptor can belong to another file."""
     tree.stop()
     pool.shutdown(cancel_futures=True)
 
@@ -123,7 +123,7 @@ def read_kits(paths: Sequence[Path], passphrase_files: Sequence[Path] = ()) -> l
 
     Raises:
         UsageError: a file cannot be read or is not a kit, or two kits contradict each other.
-        WrongKeyError: the passphrase of a locked kit is another one.
+        WrongKeyError: the passphrase of a locked kit is wrong.
     """
     from kropot.cli.kit_files import read_kit_file
     from kropot.cli.passphrases import Passphrases

@@ -23,7 +23,7 @@ from kropot.wording import number
 _NAMES_SHOWN: Final = 3
 
 _SECOND: Final = 1.1
-"""The protocol's dates are whole seconds. A second change within the same second would go unnoticed."""
+"""The protocol's dates are whole seconds. Another change within the same second would go unnoticed."""
 
 
 @define("demo")
@@ -52,7 +52,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
 
     began = time.monotonic()
     if settings.origins.get("log_level") == "default":
-        # The log lines of the gateway in this process would come between the commands and their results.
+        # The log lines of the gateway in this process would appear between the commands and their results.
         configure_logging("warning", settings.log_format)
     home = demo.make_folder(folder.absolute())
     places, may_change = _prepare(home, None if source is None else source.resolve(), quiet=settings.json)

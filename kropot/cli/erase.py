@@ -1,4 +1,4 @@
-"""`kropotcli erase`: erases an element and its copies for ever."""
+"""`kropotcli erase`: erases an element and its copies forever."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ELSEWHERE: Final = (
     "ledgers that `db copy` or `db recover` made, and the caches of people who restore through a keeper",
     "the source itself, and its own backups",
 )
-"""Where old copies may remain that this program does not know of."""
+"""Where old copies can remain without this program knowing of them."""
 
 
 @define("erase")
@@ -127,7 +127,7 @@ def command(
 
 
 def _retry(settings: Settings, *, is_alone: bool) -> None:
-    """Remove what was locked. Raises: UsageError, PartialError if something is locked still, or a storage is away."""
+    """Retry removing locked versions. Raises: UsageError, PartialError if some remain or a storage is unreadable."""
     from kropot.further.erasing import FurtherErasing
     from kropot.objects.opening import open_store
     from kropot.objects.stores.waiting import Purged
@@ -151,7 +151,7 @@ def _retry(settings: Settings, *, is_alone: bool) -> None:
 
 
 def _raise_waiting(waiting: LockedVersions) -> None:
-    """Raise PartialError if versions are locked still."""
+    """Raise PartialError if versions are still locked."""
     if waiting.versions:
         raise PartialError(
             f"{number(waiting.versions, 'older version')} of erased content cannot be removed yet, because a bucket "
@@ -161,7 +161,7 @@ def _raise_waiting(waiting: LockedVersions) -> None:
 
 
 def _patiently(erasing: Erasing, wait_s: int) -> ErasureSum:
-    """Erase, and try again while a place is locked or away. Raises: PartialError after `wait_s`."""
+    """Erase, and try again while a place is locked or unavailable. Raises: PartialError after `wait_s`."""
     from kropot.durable.errors import StorageError
     from kropot.further.joining import FurtherStorageError
     from ledger.errors import ConflictError
@@ -186,9 +186,9 @@ def _patiently(erasing: Erasing, wait_s: int) -> ErasureSum:
 
 
 def _signer(ledger: Ledger, key_file: Path | None) -> Callable[[int], bool]:
-    """Return what signs an erasure at a position, if the key is here and it alone is unsigned.
+    """Return a function that signs the erasure at a position, if the key is here and no other erasure is unsigned.
 
-    The ledger is signed as it is before: an erasure that somebody else made is never accepted with this one.
+    The ledger is signed first as it is now, so that an erasure by somebody else is never accepted along with this one.
     """
     from kropot.checkpoints.paths import default_key_path
     from kropot.checkpoints.signing import sign_head
@@ -218,7 +218,7 @@ def _signer(ledger: Ledger, key_file: Path | None) -> Callable[[int], bool]:
     return lambda position: bool(sign_head(ledger, key, file, [], accepted=position))
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------------------------------
 
 
 def _tell(settings: Settings, done: ErasureSum, *, is_signed: bool) -> None:

@@ -207,7 +207,7 @@ def _tell_started(settings: Settings, service: Service, source: Path, url: str) 
 
 
 def _warn_unencrypted(host: str) -> None:
-    """Say that others on the network can read along, where the gateway listens to them."""
+    """Warn that others on the network can read tokens and contents, unless the gateway listens on this machine only."""
     if not is_loopback(host):
         warn(
             f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
@@ -364,7 +364,7 @@ def _read_spec(path: Path) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the specification {path} is not JSON: see docs/gateway.md for an example") from error
-    # A kit is such a request, too. What it has beside it is for restoring only.
+    # A kit is a specification, too. The stored salt in it is only for restoring.
     return {name: each for name, each in value.items() if name != STORED_SALT} if isinstance(value, dict) else value
 
 
@@ -375,7 +375,7 @@ def _holds_key(value: Any) -> bool:
 
 
 def _beside(state_url: str, name: str) -> Path:
-    """Return a path beside the SQLite database, or in the current folder."""
+    """Return a path next to the SQLite database, or in the current folder."""
     from kropot.gateway.state import sqlite_file
 
     file = sqlite_file(state_url)

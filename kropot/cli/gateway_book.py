@@ -51,9 +51,9 @@ _key_file_option = click.option(
 
 
 class BookPlace(Struct, frozen=True, kw_only=True):
-    """Where a gateway has its tokens: its database, and where its master key and its revocations are if they are named.
+    """Where a gateway keeps its tokens: its database, and the paths of its master key and revocations if named.
 
-    A command takes it as `place`, with `book_options`.
+    `book_options` gives it to a command as `place`.
     """
 
     state_url: str
@@ -93,7 +93,7 @@ def book_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def kit_writer(book: TokenBook, kit: Path | None) -> Callable[[dict[str, Any] | OwnerKit], Path]:
-    """Return what writes a kit to the new file `kit`, or to a new one in this folder.
+    """Return a function that writes a kit to the new file `kit`, or to a new file in this folder.
 
     Raises:
         UsageError: the file exists, or it would be in the served folder.

@@ -1,4 +1,4 @@
-"""`kropotcli gateway check`: names what a gateway does not serve of a folder, and why."""
+"""`kropotcli gateway check`: names what a gateway does not serve from a folder, and why."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check(settings: Settings, *, source: Path, excluded: bool, **chosen: Any) ->
 
 
 def _missing(tree: FolderSource, found: Counter[str]) -> Iterator[tuple[str, bytes, str]]:
-    """Yield kind, path and reason of what is not served. Count in `found` what is."""
+    """Yield the kind, path and reason of each file that is not served. Count the served ones in `found`."""
     from kropot.gateway.catalogue import SETTLE_NS
     from kropot.gateway.sources import ScannedEntry, Skipped, Unreadable
 

@@ -1,4 +1,4 @@
-"""The options about what a gateway scans, which `gateway check` shares, and about the commands around each scan."""
+"""The options for what a gateway scans, which `gateway check` shares, and for the commands around each scan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Line(click.types.StringParamType):
-    """A text. In the environment, each line is one value, because patterns may hold spaces."""
+    """A text. In the environment, each line is one value, because patterns can contain spaces."""
 
     envvar_list_splitter = "\n"
 
@@ -107,14 +107,14 @@ def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def around_scans(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options about commands to a command. `commands_of` takes their values."""
+    """Add the options for commands around scans to a command. `commands_of` takes their values."""
     for option in reversed(_AROUND):
         function = option(function)
     return function
 
 
 def commands_of(values: dict[str, Any]) -> ScanCommands:
-    """Take the values of the options about commands out of `values`. Raises: UsageError if one is not valid."""
+    """Return the commands around scans; remove their options from `values`. Raises: UsageError if one is invalid."""
     from kropot.gateway.commands import ScanCommands, command_from
 
     before, after, limit_s = (values.pop(name) for name in ("before_scan", "after_scan", "scan_command_limit"))
@@ -134,7 +134,7 @@ def selection_of(
     exclude_caches: bool,
     marks: tuple[str, ...],
 ) -> ServedSelection:
-    """Return what to serve of a folder, and warn of patterns that match nothing in it.
+    """Return what to serve from a folder, and warn of patterns that match nothing in it.
 
     Raises: UsageError if an option is not valid, or nothing would be served.
     """
@@ -149,7 +149,7 @@ def selection_of(
         environ=os.environ,
     )
     folder = named(source)
-    # A file of patterns may be meant for other folders, too.
+    # A file of patterns can be meant for other folders, too.
     for text in chosen.check(folder):
         if text in excludes or text in includes:
             warn(

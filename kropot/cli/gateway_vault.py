@@ -110,7 +110,7 @@ def rotate(
         try:
             found, path = book.vaults.rotate(which, keep)
         except RevocationsError as error:
-            # It is rotated: tell where the kit is.
+            # The vault was rotated, so say where the kit is.
             warn(str(error))
             found, path = book.vaults.named(which), written[0]
     _told(settings, found, path, "older kits do not open what is first sealed for this vault from now on")

@@ -37,7 +37,7 @@ def at_keeper(settings: Settings, address: str, token_file: Path | None, element
     with keeper_at(settings, address, token_file) as replica:
         state = remote_state(replica, None)
         labels, namer = labels_in(state.sources.known), Namer(keys)
-        # Whoever gives a kit means a name, and the keeper must not learn it. Only what looks like an id is sent.
+        # A user who gives a kit means a name, which the keeper must not learn. Send only what looks like an id.
         given = readings(labels, element) if not keys or _LIKE_AN_ID.fullmatch(element) else []
         first: list[tuple[StreamKey, list[dict[str, Any]]]] = []
         for key in dict.fromkeys((*given, *named_ids(labels, element, namer))):
@@ -86,7 +86,7 @@ def in_export(settings: Settings, root: Path, element: str, keys: Sequence[Key])
 
 
 def _opened(helds: Iterable[HeldCopy], namer: Namer) -> Iterator[tuple[StreamKey, bytes | None]]:
-    """Yield the elements with the names that the kits open."""
+    """Yield each element with the name that the kits open."""
     return ((held.key, namer.of_copy(held)) for held in helds)
 
 

@@ -1,4 +1,4 @@
-"""`kropotcli keeper`: serves a replica to read, and manages the tokens for it."""
+"""`kropotcli keeper`: serves a replica for reading, and manages its tokens."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _shown(tokens: KeeperTokens, row: KeeperTokenRow) -> dict[str, Any]:
 
 
 def _state_of(settings: Settings, given: Path | None) -> Path:
-    """Return the file of the keeper's database. Raises: UsageError if it was not named, and the ledger is no file."""
+    """Return the file of the keeper's database. Raises: UsageError if it is not named and the ledger is not a file."""
     from ledger.sql.dialects import parse_place
 
     if given is not None:
@@ -249,14 +249,14 @@ def _state_of(settings: Settings, given: Path | None) -> Path:
 
 
 def _expires_s(text: str, now_s: int) -> int:
-    """Return when a token ends, in seconds since 1970. Raises: UsageError if it is not understood, or over."""
+    """Return when a token ends, in seconds since 1970. Raises: UsageError if it is not understood or is past."""
     from kropot.replay.until import At, parse_when
 
     span = _SPAN.fullmatch(text)
     when = ends_s = None
     if span is None:
         with suppress(UsageError):
-            # Its own sentence would offer positions and ages, which no token ends at.
+            # Its own message would suggest positions and ages, at which no token ends.
             when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None)
         ends_s = when.us // SECOND_US if isinstance(when, At) else None
     elif len(span[1]) <= _MOST_DIGITS:

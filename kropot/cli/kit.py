@@ -141,7 +141,7 @@ def passphrase_(
 
 
 def _locked(opened: OwnerKit, kit: Path, new_file: Path | None) -> LockedKit:
-    """Return the kit behind a new passphrase, which was tried once. Raises: UsageError."""
+    """Return the kit locked with a new passphrase, after opening it once as a test. Raises: UsageError."""
     if new_file is not None:
         passphrase = read_passphrase(new_file)
     else:
@@ -152,7 +152,7 @@ def _locked(opened: OwnerKit, kit: Path, new_file: Path | None) -> LockedKit:
             option="--new-passphrase-file",
         )
     made = lock(opened, passphrase)
-    # It can be the only kit there is.
+    # It can become the only kit, so make sure that it opens.
     again = parse_kit(made.encode(), name=str(kit))
     if not isinstance(again, LockedKit) or again.open(passphrase) != opened:
         raise IntegrityError(f"the locked kit of {kit} cannot be opened again, and nothing was written: report this")

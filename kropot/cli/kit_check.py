@@ -92,7 +92,7 @@ def check(
 def _origin(
     settings: Settings, origin: Path | str | None, token_file: Path | None
 ) -> Iterator[tuple[Drawn, Copies, Labels]]:
-    """Give what copies are drawn from, where they are read, and the labels of the sources."""
+    """Yield what to draw copies from, where to read them, and the labels of the sources."""
     from kropot.afar.drill import ExportDrawn, RemoteDrawn
     from kropot.afar.objects import RemoteCopies
     from kropot.restore.drill import LedgerDrawn
@@ -188,7 +188,7 @@ def _record(settings: Settings, picked: Counter[bytes], opened: Counter[bytes]) 
         with open_ledger(settings) as ledger:
             record_drills(ledger, drills)
     except LedgerError as error:
-        # The drill was held all the same, and its result counts.
+        # The drill still took place, and its result counts.
         warn(f"this drill was not recorded, so `status` does not show it: {explain(error)[0]}")
         return False
     return True

@@ -1,4 +1,4 @@
-"""When a replica raises alarms, if nobody says otherwise: for `status`, and for what judges the replica as it does."""
+"""The default limits at which a replica raises alarms, for `status` and for commands that judge it in the same way."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from kropot.query.health import Limits
 
 _MISSED_LISTINGS: Final = 3
-"""After this many refresh times without a good listing, `status` raises an alarm."""
+"""`status` raises an alarm after this many refresh times without a good listing."""
 _SHORTEST_REFRESH_S: Final = 60
-"""A listing may take this long, so a --refresh-time of seconds does not raise an alarm during each."""
+"""A listing can take this long, so a --refresh-time of a few seconds does not raise an alarm during each listing."""
 
 
 def listing_limit_s(settings: Settings) -> int:
-    """Return after how many seconds without a good listing there is an alarm, if nobody says how often runs start."""
+    """Return how many seconds without a good listing raise an alarm, if it is not known how often runs start."""
     return _MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
 
 
 def limits_beside(settings: Settings, options: CollectOptions) -> Limits:
-    """Return when a replica raises alarms, as `status` has it, for a collector with these options."""
+    """Return the limits at which `status` raises alarms, for a collector with these options."""
     from kropot.query.health import Limits
     from kropot.query.storage import StorageLimits
 

@@ -1,4 +1,4 @@
-"""What each server of this program has: where it listens, how many clients it lets in, and what ends it."""
+"""The options that all servers of this program share: the address, the limits for clients, and the end by signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def address_options(port: int) -> Callable[[Command], Command]:
-    """Add `--host` and `--port` to a command, with this port as the default one."""
+    """Add `--host` and `--port` to a command, with this default port."""
 
     def add(function: Command) -> Command:
         function = click.option(
@@ -67,12 +67,12 @@ def client_options(function: Command) -> Command:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server that listens at this address. Pure."""
+    """Return whether only this machine can reach a server that listens at this address. Pure."""
     return host.startswith(("127.", "localhost", "::1"))
 
 
 def ended_by_signals(server: uvicorn.Server, also: Callable[[], None] | None = None) -> list[int]:
-    """Let SIGTERM and SIGINT end a server, and call `also`; return the list that the signals go into."""
+    """Let SIGTERM and SIGINT end a server and call `also`. Return the list that collects the signals."""
     caught: list[int] = []
 
     def end(number: int, _frame: object) -> None:

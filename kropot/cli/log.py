@@ -1,4 +1,4 @@
-"""`kropotcli log`: lists the restore points, one line a round."""
+"""`kropotcli log`: lists the restore points, one line per round."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _place(event: Event) -> tuple[StreamKey, Element | None]:
 
 
 def _changes(ledger: Ledger, each: Round) -> Iterator[Event]:
-    """Yield the events of the round that say what its listing found, page by page."""
+    """Yield the events of a round that say what its listing found. They are read page by page."""
     for event in ledger.events(after=each.after, until=each.position):
         if event.key is not None and event.key.source == each.source and event_name(event) in CHANGES:
             yield event

@@ -1,4 +1,4 @@
-"""`kropotcli ls`: lists elements, one per line, in constant memory; with a kit by their names."""
+"""`kropotcli ls`: lists elements, one per line, in constant memory; with a kit, by name."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def as_text(entry: Entry, name: str) -> str:
 def _chosen(
     ledger: Ledger, names: Names, elements: tuple[str, ...], states: tuple[str, ...], source_name: str | None
 ) -> Iterator[Entry]:
-    """Yield the entries that the command line asks for, and read them page by page.
+    """Yield the entries that the command line asks for. They are read page by page.
 
     Raises: UsageError if a name fits no element, or several.
     """

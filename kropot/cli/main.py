@@ -67,7 +67,7 @@ COMMANDS: Final[dict[str, str]] = {
     "man": "Print or write manual pages.",
     "demo": "Run a complete backup on one machine, as a demonstration.",
 }
-"""The commands and what they do. `command` in the module of that name is the command; it is imported when it runs."""
+"""The commands and what they do. Each is `command` in the module of that name, which is imported when it runs."""
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -93,7 +93,7 @@ beats the default. `kropotcli config show` shows where each value came from."""
 
 
 class RootGroup(KropotGroup):
-    """The root. It imports a command only to run it, and turns every failure into a message and an exit code."""
+    """The root. It imports a command only when needed, and turns every failure into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands, in the order of the help page."""
@@ -111,9 +111,9 @@ class RootGroup(KropotGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, also by a name that people know from other programs. `help X` is `X --help`.
+        """Find the command, also by a name that people know from other programs. `help X` means `X --help`.
 
-        A wrong name is answered with the names that are close to it.
+        The error for an unknown name suggests similar names.
         """
         if args == ["help"]:
             click.echo(ctx.get_help())
@@ -150,7 +150,7 @@ class RootGroup(KropotGroup):
         standalone_mode: bool = True,  # noqa: FBT001, FBT002 - click's signature
         **extra: Any,
     ) -> Any:
-        """Run a command line. In standalone mode the process ends with the exit code."""
+        """Run a command line. In standalone mode, this ends the process with the exit code."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _open_closed_streams()
@@ -197,7 +197,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the program."""
-    look_for_cycles_rarely()  # the modules that a command imports are all here to stay
+    look_for_cycles_rarely()  # the modules that a command imports are never freed
     make_stderr_last(message_line)
     cli.main(prog_name="kropotcli")
 
@@ -205,7 +205,7 @@ def main() -> None:
 def _report(error: BaseException, *, is_plugin: bool) -> int:
     """Print a one-line message about the failure, and return the exit code. --log-level debug adds the traceback.
 
-    A monitoring plugin says it on stdout, and its exit code is 3: the state is unknown.
+    A monitoring plugin also prints it on stdout, and its exit code is 3, because the state is unknown.
     """
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         # The user named no command, so show the help.
@@ -224,9 +224,9 @@ def _report(error: BaseException, *, is_plugin: bool) -> int:
 
 
 def _asks_for_json(args: Sequence[str]) -> bool:
-    """Whether results are to be JSON, as far as that is clear before the command line is understood.
+    """Whether the raw arguments or the environment ask for results in JSON.
 
-    A command line that is wrong must be refused in JSON, too. What the configuration file says is known later.
+    This must be known before parsing, so that a wrong command line is refused in JSON too. The file is read later.
     """
     options = args[: list(args).index("--")] if "--" in args else args
     return "--json" in options or os.environ.get(f"{ENV_PREFIX}_JSON", "").lower() in {

@@ -88,7 +88,7 @@ def _head(title: str, text: str) -> Iterator[str]:
 
 
 def _tree(group: click.Command, name: str, parent: click.Context, above: str) -> Iterator[str]:
-    """Yield the lines about a command and all below it."""
+    """Yield the lines about a command and all commands below it."""
     found = group.get_command(parent, name) if isinstance(group, click.Group) else None
     if found is None:
         raise LookupError(name)
@@ -119,7 +119,7 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as the language of man takes it."""
+    """Return a text escaped for roff, with the parts in backquotes in bold."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     text = _CODE.sub(r"\\fB\1\\fR", text)
     return f"\\&{text}" if text.startswith((".", "'")) else text

@@ -1,4 +1,4 @@
-"""Finds the gateway's master key, or makes it."""
+"""Find the gateway's master key, or make it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def master_key(state_url: str, path: Path | None) -> bytes:
     """Return the master key. Make one if the database has none yet.
 
     Raises:
-        WrongKeyError: the database has a key, and its file is missing.
+        WrongKeyError: the database has a key, but its file is missing.
         UsageError: the file does not hold a key.
     """
     from kropot.gateway.state import open_state

@@ -31,7 +31,7 @@ def until_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def moment_of(ledger: Ledger, text: str | None) -> Moment:
-    """Return what WHEN means in this ledger, and show the user the notes about it.
+    """Return the moment that WHEN means in this ledger, and show the user the notes about it.
 
     Raises: UsageError if WHEN is not valid; IntegrityError if a checkpoint does not belong to this history.
     """
@@ -65,9 +65,9 @@ def since_of(ledger: Ledger, text: str | None) -> int | None:
 
 
 def read_note(name: str) -> bytes | None:
-    """Return the beginning of a file that may be a checkpoint, or None if there is no such file.
+    """Return the beginning of a file that might be a checkpoint, or None if there is no such file.
 
-    Raises: UsageError if the file exists and cannot be read.
+    Raises: UsageError if the file exists but cannot be read.
     """
     try:
         path = Path(name)

@@ -1,6 +1,6 @@
-"""`status --check --nagios`: one line for a monitoring plugin, with performance data, and its exit code.
+"""`status --check --nagios`: the output line of a monitoring plugin, with performance data, and its exit code.
 
-The form is that of the Monitoring Plugins Development Guidelines: SERVICE STATE - text | label=value;warn;crit;min;max.
+The Monitoring Plugins Development Guidelines define its form: SERVICE STATE - text | label=value;warn;crit;min;max.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_NAMED: Final = 3
 
 
 class PluginState(IntEnum):
-    """What a plugin's exit code says."""
+    """The meaning of a plugin's exit code."""
 
     OK = 0
     WARNING = 1
@@ -35,18 +35,18 @@ class PluginState(IntEnum):
 LESSER: Final = frozenset(
     {"audit_stale", "drill_stale", "failing", "never_collected", "segments_stale", "unreadable", "waiting"}
 )
-"""Alarms that are warnings: the backup is complete and recent. All others are critical."""
+"""Alarms that are only warnings, because the backup is complete and recent. All others are critical."""
 
 
 def plugin_state(alarms: Sequence[Alarm]) -> PluginState:
-    """Return the state that these alarms make."""
+    """Return the state that follows from these alarms."""
     if not alarms:
         return PluginState.OK
     return PluginState.WARNING if all(each.name in LESSER for each in alarms) else PluginState.CRITICAL
 
 
 def plugin_line(now_us: int, facts: Facts, alarms: Sequence[Alarm], limits: Limits) -> str:
-    """Return the line for the state of a replica: the gravest alarms first, then the performance data."""
+    """Return the line for the state of a replica: the alarms, the gravest first, then the performance data."""
     state = plugin_state(alarms)
     labels = {each.id: each.label for each in facts.sources}
     if alarms:
@@ -91,10 +91,10 @@ def _figures(now_us: int, facts: Facts, alarms: Sequence[Alarm], limits: Limits)
 
 
 def _plain(text: str) -> str:
-    """Return a text without what has a meaning in the line of a plugin."""
+    """Return a text without line breaks and `|`, which have a meaning in a plugin's line."""
     return " ".join(printable(text).replace("|", "/").split())
 
 
 def _label(text: str) -> str:
-    """Return a label without what ends it."""
+    """Return a label without the characters that would end it."""
     return _plain(text).replace("'", "_").replace("=", "_")

@@ -1,4 +1,4 @@
-"""The option `--key` of the commands that list: it opens names, finds elements by them, and sorts by them."""
+"""The option `--key` of the listing commands, which opens names, finds elements by name, and sorts by name."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ NAMED: Final = "KIT.json is the kit of the token or vault. Can be repeated."
 
 
 class Name(NamedTuple):
-    """An element's name as bytes, None if no kit opens its form; and how it is shown, with its source."""
+    """An element's name as bytes, None if no kit opens its form, and the text that shows it, with its source."""
 
     path: bytes | None
     shown: str
 
     @property
     def text(self) -> str | None:
-        """The name as it is printed and taken back, without its source."""
+        """The name as it is printed and accepted as input, without its source."""
         return None if self.path is None else written(self.path) or "."
 
 
@@ -67,7 +67,7 @@ def key_options(help_: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 
 class Names:
-    """The names of a ledger's elements for one run. Without kits, an element is called by its id."""
+    """The names of a ledger's elements for one run. Without kits, an element is shown by its id."""
 
     def __init__(self, ledger: Ledger, keys: Sequence[Key]) -> None:
         """Open names with these keys."""
@@ -95,7 +95,7 @@ class Names:
         return self._namer is not None
 
     def json(self, name: Name) -> dict[str, str | None]:
-        """Return the field of a JSON answer that holds the name; none if there are no kits."""
+        """Return the JSON field with the name, or no field if there are no kits."""
         return {} if self._namer is None else {"name": name.text}
 
     def of(self, key: StreamKey, element: Element | None) -> Name:
@@ -114,7 +114,7 @@ class Names:
         return self.of(event.key, element_of(event))
 
     def sorted(self, items: Iterable[Item], place: Callable[[Item], tuple[StreamKey, Element | None]]) -> Iterator[Any]:
-        """Yield (item, name): by name if there are kits, those without a name last; else as they come."""
+        """Yield (item, name): sorted by name if there are kits, with unnamed items last; else in the given order."""
         if self._namer is None:
             for item in items:
                 yield item, self.of(*place(item))
@@ -129,10 +129,10 @@ class Names:
             yield from spool.in_order()
 
     def find(self, text: str, *, erased: Container[StreamKey] = (), is_whole: bool = False) -> StreamKey:
-        """Return the only element with this name, or this id, or whose name ends so, or whose id begins so.
+        """Return the only element with this name, or this id, or whose name ends with it, or whose id begins with it.
 
-        What has many hexadecimal digits is taken for an id first. The id of a name is computed where the kits allow it.
-        Otherwise this opens the forms of all elements, as it does to find the end of a name, unless it `is_whole`.
+        This computes ids from the name as far as kits can, then tries the text as an id, or as the beginning of one if
+        it has many hexadecimal digits. Else it opens all forms, also to find the end of a name unless it `is_whole`.
 
         Raises: UsageError if the text names no element, or several.
         """
@@ -152,17 +152,17 @@ class Names:
         return found
 
     def readings(self, text: str) -> list[StreamKey]:
-        """Return every element that `[SOURCE:]NAME` can mean as far as kits tell ids, whether it is there or not."""
+        """Return every element that `[SOURCE:]NAME` can mean, as far as kits can compute ids, even if it is missing."""
         return [] if self._namer is None else named_ids(self._labels, text, self._namer)
 
     def tell_unnamed(self) -> None:
-        """Say how many elements are shown by their ids, because no kit opened their forms."""
+        """Warn how many elements are shown by their ids, because no kit opened their forms."""
         tell_unnamed(self._unnamed)
 
     # --- helpers ---
 
     def _read(self, text: str, *, is_whole: bool) -> StreamKey | None:
-        """Open the form of every element. Raises: UsageError if several names are or end so."""
+        """Find an element by opening all forms. Raises: UsageError if several names are, or end with, this text."""
         namer = self._namer
         if namer is None or (is_whole and namer.knows_all_ids):
             return None
@@ -172,7 +172,7 @@ class Names:
 
 
 def tell_unnamed(count: int) -> None:
-    """Say that so many elements are shown by their ids, because no kit opened their forms."""
+    """Warn that `count` elements are shown by their ids, because no kit opened their forms."""
     if count:
         elements = number(count, "element")
         warn(f"{elements} without a name: no given kit opens their forms, or the forms are not what was sealed")
@@ -181,7 +181,7 @@ def tell_unnamed(count: int) -> None:
 def only_named(
     labels: Labels, text: str, names: Iterable[tuple[StreamKey, bytes | None]], *, is_whole: bool = False
 ) -> StreamKey | None:
-    """Return the only element whose name is `[SOURCE:]NAME` or, if there is none, ends so, unless it `is_whole`.
+    """Return the only element with the name `[SOURCE:]NAME` or, unless `is_whole`, the only one that ends with it.
 
     Raises: UsageError if there are several.
     """
@@ -197,7 +197,7 @@ def only_named(
 
 
 def only_so_named(labels: Labels, text: str, found: Sequence[StreamKey]) -> StreamKey:
-    """Return the only element that has this whole name. Raises: UsageError if there are several."""
+    """Return the only element with this whole name. Raises: UsageError if there are several."""
     if len(found) == 1:
         return found[0]
     shown = listed([f"{short_name(labels, key.source)}:{one_line(key.id)}" for key in found])
@@ -207,7 +207,7 @@ def only_so_named(labels: Labels, text: str, found: Sequence[StreamKey]) -> Stre
 def _fitting(
     meant: list[tuple[list[bytes], bytes]], names: Iterable[tuple[StreamKey, bytes | None]], *, is_whole: bool
 ) -> Iterator[tuple[bool, bytes, StreamKey]]:
-    """Yield the elements with this name, or whose name ends so, each as (whether only the end fits, name, key)."""
+    """Yield (whether only the end fits, name, key) for each element whose name is, or ends with, a meant name."""
     for key, name in names:
         wanted = [] if name is None else [each for sources, each in meant if key.source in sources]
         if name is None or not wanted:
@@ -219,20 +219,20 @@ def _fitting(
 
 
 def _ends_so(name: bytes, text: bytes) -> bool:
-    """Whether a path ends in this name, or in this trailing part of a path."""
+    """Whether a path ends with this name, or with these last parts of a path."""
     part = text.removeprefix(b"./").strip(b"/")
     return bool(part) and (b"/" + name).endswith(b"/" + part)
 
 
 def named_ids(labels: Labels, text: str, namer: Namer) -> list[StreamKey]:
-    """Return every element that `[SOURCE:]NAME` can mean, as far as kits and name tell its id."""
+    """Return every element that `[SOURCE:]NAME` can mean, as far as the kits can compute its id from the name."""
     ids = ((sources, each) for sources, name in _meanings(labels, text) for each in namer.ids(name.strip(b"/")))
     keys = (StreamKey(source=source, kind=FILE_KIND, id=each) for sources, each in ids for source in sources)
     return list(dict.fromkeys(keys))
 
 
 def _meanings(labels: Labels, text: str) -> list[tuple[list[bytes], bytes]]:
-    """Return what `[SOURCE:]NAME` can mean, each as the sources and the name: as it stands, or without its escapes."""
+    """Return the meanings of `[SOURCE:]NAME`, each as (sources, name). The name is taken as is, or without escapes."""
     found = []
     for sources, rest in split_source(labels, text):
         plain = b"" if rest == "." else rest.encode(errors="surrogateescape")

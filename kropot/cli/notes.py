@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def notes_in(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, note) of the checkpoints in these files and folders. Every file in a folder counts.
+    """Yield (path, note) for each checkpoint in these files and folders. Every file in a folder counts as one.
 
     Raises: UsageError for a folder without files; KropotError for a file that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Prints results to stdout, and messages and log lines to stderr. Secrets reach neither."""
+"""Print results to stdout, and messages and log lines to stderr. Messages and log lines never contain secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Mode:
-    """The format of stderr in this process."""
+    """The output settings of this process."""
 
     is_json: bool = False
     are_results_json: bool = False
@@ -41,8 +41,8 @@ _mode = _Mode()
 def emit_json(message_type: str, fields: Mapping[str, object], *, flush: bool = True) -> None:
     """Print one JSON object as one line on stdout. docs/json.md says which fields each type of message has.
 
-    Bytes become hexadecimal, dataclasses become objects. Long lists print faster without `flush`. They are complete
-    when the command ends.
+    Bytes become hexadecimal, and dataclasses become objects. Long lists print faster without `flush`, and the output is
+    complete when the command ends.
     """
     _write(as_json({"message_type": message_type, **fields}), flush=flush)
 
@@ -58,25 +58,25 @@ def emit(text: str, *, flush: bool = True) -> None:
 
 
 def emit_summary(text: str) -> None:
-    """Print one line on stdout that says how work ended which went well. --quiet leaves it out."""
+    """Print one line on stdout that sums up successful work. --quiet leaves it out."""
     if not _mode.is_quiet:
         emit(text)
 
 
 def speak_for(source: str) -> None:
-    """Name this source, as the configuration file calls it, in every line on stderr from now on."""
+    """Name this source, by its name in the configuration file, in every line on stderr from now on."""
     _mode.source = source
 
 
 def be_quiet(*, is_quiet: bool) -> None:
-    """Hear whether this run is to say nothing while all is well."""
+    """Set whether this run prints nothing while all is well."""
     _mode.is_quiet = is_quiet
 
 
 def as_json(value: object) -> str:
     """Return a value as one line of JSON.
 
-    JSON is Unicode, and a path need not be: its bytes that are no UTF-8 are escaped as `emit` escapes them.
+    JSON is Unicode, but a path need not be: its bytes that are not UTF-8 are escaped as `emit` escapes them.
     """
     try:
         return orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
@@ -85,7 +85,7 @@ def as_json(value: object) -> str:
 
 
 def _encodable(value: object) -> object:
-    """Return a value whose texts are all Unicode."""
+    """Return a value with all its texts converted to Unicode."""
     match value:
         case str() | os.PathLike():
             return as_unicode(os.fsdecode(value))
@@ -109,9 +109,9 @@ def _write(line: str, *, flush: bool) -> None:
 
 @contextmanager
 def printing_beside_the_work() -> Iterator[None]:
-    """Print what is only told of work that is done or goes on: if stdout cannot be written, warn, and keep the outcome.
+    """Print reports on work within this context. If stdout cannot be written, warn, but do not fail the work.
 
-    Otherwise `collect > log`, with the log's disk full, would call a backup failed that is complete.
+    Otherwise `collect > log` would report a complete backup as failed if the log's disk is full.
     """
     try:
         yield
@@ -128,14 +128,14 @@ def discard_stdout() -> None:
 def say(text: str, *, level: str = "info") -> None:
     """Print a message for the user on stderr, at any log level. With JSON logs it is one JSON object.
 
-    With --quiet, only what is at least a warning is printed.
+    With --quiet, only warnings and errors are printed.
     """
     if not _mode.is_quiet or level != "info":
         _tell(message_line(text, level=level))
 
 
 def message_line(text: str, *, level: str = "warning") -> str:
-    """Return a message for the user as the line that stands on stderr, without secrets."""
+    """Return a message for the user as a line for stderr, without secrets."""
     if _mode.is_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         said = {"event": "said", "message": text, "level": level, "timestamp": now}
@@ -148,7 +148,7 @@ def message_line(text: str, *, level: str = "warning") -> str:
 
 
 def say_failure(text: str, code: int) -> None:
-    """Say why the command ends with this exit code. With --json, or with JSON logs, this is one JSON object."""
+    """Say on stderr why the command ends with this exit code. With --json or JSON logs, this is one JSON object."""
     if _mode.is_json or _mode.are_results_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         event = {"message_type": "error", "event": "failed", "level": "error", "timestamp": now}
@@ -159,14 +159,14 @@ def say_failure(text: str, code: int) -> None:
 
 
 def _tell(line: str) -> None:
-    # click.echo would bypass the stream with which a progress bar replaces stderr.
+    # A progress bar replaces stderr with its own stream, which click.echo would bypass.
     if sys.stderr is not None:
         sys.stderr.write(line)
         sys.stderr.flush()
 
 
 def expect_results(*, as_json: bool) -> None:
-    """Hear whether this run prints its results as JSON: then a failure is to be JSON too."""
+    """Set whether this run prints its results as JSON. If so, a failure is JSON too."""
     _mode.are_results_json = as_json
 
 
@@ -183,7 +183,7 @@ def printable(text: str) -> str:
 
 
 def wants_color(stream: Any) -> bool:
-    """Return whether to use colours: the stream is a terminal, and NO_COLOR is not set."""
+    """Return whether to use colours: the stream is a terminal that is not dumb, and NO_COLOR is not set."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and is_terminal(stream)
 
 
@@ -203,7 +203,7 @@ def configure_logging(level: str, log_format: str) -> None:
     handler.setFormatter(_LibraryLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries log every connection at their lower levels, which helps only in debugging.
+    # Below the warning level, libraries log every connection, which helps only in debugging.
     root.setLevel(number if number == logging.DEBUG else max(number, logging.WARNING))
     logs.set_up(lambda: _configure_structlog(number))
 
@@ -236,7 +236,7 @@ def _configure_structlog(number: int) -> None:
 
 
 def _processors() -> tuple[list[Processor], list[Processor]]:
-    """Return what structlog does to every event, and what makes a line of it, without secrets."""
+    """Return the processors for every event, and those that turn it into a line without secrets."""
     import structlog
 
     shared: list[Processor] = [
@@ -248,7 +248,7 @@ def _processors() -> tuple[list[Processor], list[Processor]]:
     if _mode.is_json:
         last: list[Processor] = [structlog.processors.format_exc_info, _as_json]
     else:
-        # A rich traceback shows local variables in parts, and `_redact_line` would not recognize a part of a secret.
+        # A rich traceback shortens local variables, and `_redact_line` does not recognize a part of a secret.
         plain = structlog.dev.plain_traceback
         last = [
             structlog.dev.ConsoleRenderer(colors=wants_color(sys.stderr), pad_event_to=0, exception_formatter=plain)
@@ -274,7 +274,7 @@ def _redact_line(_logger: WrappedLogger, _name: str, line: EventDict | str) -> s
 
 
 def _shown(value: object) -> object:
-    """Return a value that JSON has no type for, as one that it has."""
+    """Convert a value that JSON has no type for to one that it has."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).hex()
     if isinstance(value, (set, frozenset)):

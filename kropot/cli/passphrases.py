@@ -1,4 +1,4 @@
-"""Passphrases of locked kits: from files, or asked for on the terminal. Never from the command line itself."""
+"""Passphrases of locked kits, from files or the terminal, but never from the command line itself."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ passphrase_option = click.option(
 
 
 class Passphrases:
-    """The passphrases that this run knows. It asks for one where it was given none."""
+    """The passphrases that this run knows. If none was given, it asks the user."""
 
     def __init__(self, files: Sequence[Path] = ()) -> None:
         """Read the passphrases in these files. Raises: UsageError."""
@@ -43,7 +43,7 @@ class Passphrases:
         self._asked: list[str] = []
 
     def open(self, kit: LockedKit) -> OwnerKit:
-        """Return a locked kit, opened.
+        """Open a locked kit.
 
         Raises:
             WrongKeyError: none of the passphrases opens it.
@@ -61,7 +61,7 @@ class Passphrases:
 
 
 def read_passphrase(path: Path) -> str:
-    """Return the passphrase in a file, which has one line. Raises: UsageError."""
+    """Return the passphrase in a file, which must be one line. Raises: UsageError."""
     data = read_named("the passphrase in", path, _LONGEST)
     warn_if_exposed("passphrase in", path)
     try:
@@ -75,7 +75,7 @@ def read_passphrase(path: Path) -> str:
 
 
 def ask_passphrase(prompt: str, why: str, *, twice: bool = False, option: str = "--passphrase-file") -> str:
-    """Ask for a passphrase on the terminal. `why` begins the message if there is none. Raises: UsageError."""
+    """Ask for a passphrase on the terminal. Raises: UsageError, which begins with `why`, if there is no terminal."""
     if not is_terminal(sys.stdin):
         raise UsageError(f"{why}, and there is no terminal to ask for its passphrase: give a file with {option}")
     passphrase: str = click.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice)

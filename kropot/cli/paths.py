@@ -1,4 +1,4 @@
-"""The parameter types of options that take a file, a folder or a storage, and how a named file is read."""
+"""The parameter types of options that take a file, a folder or a storage, and the reading of named files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StoragePlace(click.ParamType["StorageAddress", "StorageAddress | str"]):
     name = "place"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StorageAddress:
-        """Return the address. Raises: click.BadParameter, without the text, which may hold a password."""
+        """Return the address. Raises: click.BadParameter, without the text, which can contain a password."""
         from kropot.objects.stores.address import BucketAddress, SftpAddress, parse_storage
 
         if isinstance(value, (BucketAddress, SftpAddress)):
@@ -56,7 +56,7 @@ STORAGE = StoragePlace()
 
 
 class FurtherStoragePlace(StoragePlace):
-    """The address of a further storage; `~` is the user's home."""
+    """The address of a further storage. `~` is the user's home."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StorageAddress:
         """Return the address. Raises: click.BadParameter."""
@@ -70,7 +70,7 @@ FURTHER = FurtherStoragePlace()
 
 
 def read_named(what: str, path: Path, most: int = -1, *, dash: bool = False) -> bytes:
-    """Return the bytes of a file that the user named, at most `most`; with `dash`, - is standard input.
+    """Return at most `most` bytes of a file that the user named. With `dash`, - is standard input.
 
     `what` is what the file should hold, with the article. Raises: UsageError if it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Shows a running collector on stderr: a progress bar on a terminal, log lines elsewhere."""
+"""Show the progress of a collector on stderr: as a progress bar on a terminal, else as log lines."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ProgressDisplay:
             self._counted = (progress.copied, progress.bytes, now)
 
     def _rate(self, now: float, copied: int, size: int) -> str:
-        """Return how many files and bytes per second were copied lately."""
+        """Return how many files and bytes per second were copied recently."""
         files_before, bytes_before, at = self._counted
         if now - at >= RATE_EVERY_S:
             files, moved = (copied - files_before) / (now - at), (size - bytes_before) / (now - at)
@@ -87,7 +87,7 @@ class ProgressDisplay:
 
 @contextmanager
 def progress_display(settings: Settings, *, is_alone: bool = True) -> Iterator[ProgressDisplay]:
-    """Yield a display with a progress bar if stderr is a terminal and `is_alone` writes to it, else with log lines."""
+    """Yield a display with a progress bar if stderr is a terminal that only this writes to, else with log lines."""
     if not is_alone or settings.quiet or settings.log_format == "json" or not is_terminal(sys.stderr):
         yield ProgressDisplay(settings, None)
         return

@@ -58,14 +58,14 @@ def command(
 
 
 def read_checkpoint(path: Path) -> tuple[Checkpoint, bytes]:
-    """Return the checkpoint in a file, its signature not verified, and the note. Raises: UsageError if it has none."""
+    """Return a file's checkpoint, with its signature not verified, and the note. Raises: UsageError if it has none."""
     from kropot.checkpoints.folder import read_note
 
     return parse_note(read_note(path), str(path))
 
 
 def parse_note(note: bytes, where: str) -> tuple[Checkpoint, bytes]:
-    """Return a note's checkpoint, its signature not verified, and the note. Raises: UsageError if it has none."""
+    """Return a note's checkpoint, with its signature not verified, and the note. Raises: UsageError if it has none."""
     from ledger.checkpoint import unverified_checkpoint
     from ledger.errors import BadCheckpointError
 

@@ -116,7 +116,7 @@ def _policy() -> Mapping[str | None, KeepRules]:
         raise UsageError(f"the configuration file {file.path}: {error}") from None
 
 
-# --- what is done ----------------------------------------------------------------------------------------------------
+# --- work ------------------------------------------------------------------------------------------------------------
 
 
 def _dry_run(settings: Settings, ledger: Ledger, labels: Labels, rules: tuple[KeepRules, ...]) -> None:
@@ -238,7 +238,7 @@ def _undo(settings: Settings) -> None:
 
 
 def _who() -> str:
-    """Return the user and the machine."""
+    """Return the user and the machine, as `user@machine`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -252,7 +252,7 @@ def _waiting(ledger: Ledger, after: int) -> int:
     return sum(1 for _ in releases_after(ledger, after, ledger.head().position))
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- reports ---------------------------------------------------------------------------------------------------------
 
 
 def _tell(

@@ -1,4 +1,4 @@
-"""`kropotcli recipe`: prints how to open one copy without this program: with openssl, or with 40 lines of Python."""
+"""`kropotcli recipe`: prints how to open one copy without this program, with openssl or 40 lines of Python."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def command(
 def _of_sc2(
     envelope: str, sealed: str, sha256: bytes, keys: Sequence[Key], kit: Path | None
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Return the page about an object of sc2, and what checks and opens it. Raises: WrongKeyError."""
+    """Return the page about an object of sc2, and the steps that check and open it. Raises: WrongKeyError."""
     from kropot.restore.recipe import digest_step
     from kropot.sc2.layout import list_form_bytes, parse_header
     from kropot.sc2.recipe import recipe, steps
@@ -95,7 +95,7 @@ def _of_sc2(
 
 
 def _stretch(keys: Sequence[Key], *, warn: bool) -> ByteRange:
-    """Return how the key of a CBC token is derived. Say so if that is a guess."""
+    """Return how the key of a CBC token is derived. With `warn`, tell the user if this is an assumption."""
     from kropot.restore.recipe import ByteRange
     from kropot.sc2.kit import CbcKey
 

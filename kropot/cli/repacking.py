@@ -1,4 +1,4 @@
-"""Opens what rewrites packs, for `prune` and `storage clean`: one process of a storage at a time packs anything."""
+"""Open the rewriter of packs, for `prune` and `storage clean`. Only one process at a time can pack in a storage."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 MAX_UNUSED: Final = 50
-"""The percentage of a pack that may be unused, unless the user says otherwise."""
+"""The default for the percentage of a pack that may be unused."""
 
 
 @contextmanager
 def repacking(
     ledger: Ledger, storage: Storage, *, until: int, max_unused: int | None, orphans_us: int | None = None
 ) -> Iterator[Repacking | None]:
-    """Open what rewrites packs; None if another process packs, and then packs stay as they are.
+    """Yield the rewriter of packs, or None if another process is packing: then packs stay as they are.
 
-    Raises: LockedError if another process frees bytes, and the block could not go on.
+    Raises: LockedError if another process began to free bytes, so that the block could not continue.
     """
     from kropot.retention.conditions import demand_quiet
     from kropot.retention.repacking import Repacking

@@ -44,7 +44,7 @@ _DIGEST = re.compile("sd[12](:[0-9a-f]{64})?")
 
 
 class DigestChoice(click.ParamType[str, Any]):
-    """A kind of state digest, or a whole one."""
+    """A kind of state digest, or a whole state digest."""
 
     name = "digest"
 
@@ -175,7 +175,7 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
 
 
 def _as_expected(ledger: Ledger, position: int, digest: SetDigest, asked: str | None) -> str:
-    """Return the digest of a state or, if that is the expected one, that with the elements that were erased since."""
+    """Return the digest of a state, or the one that includes elements erased since, if that is the expected one."""
     from ledger.digest import text_of
     from ledger.erasing import erased_rows_at
     from ledger.lthash import LtHash
@@ -276,7 +276,7 @@ def _diff_afar(
     is_alone: bool,
     keys: Sequence[Key],
 ) -> Exit:
-    """Show what changed between two moments, as a keeper tells it. The kits open the names here."""
+    """Show what changed between two moments, as a keeper reports it. The kits open the names on this machine."""
     from kropot.afar.differences import differences
     from kropot.replay.diff import CHANGES
 
@@ -313,7 +313,7 @@ def _diff_afar(
 def _named_rows(
     replica: AfarReplica, found: RemoteDifferences, keys: Sequence[Key]
 ) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """Yield the rows with the paths that the kits open, sorted by them; those without one last."""
+    """Yield the rows with the paths that the kits open, sorted by path, with those without a path last."""
     from kropot.afar.differences import with_copies
     from kropot.restore.naming import Namer
     from kropot.restore.spool import Spool
@@ -327,7 +327,7 @@ def _named_rows(
 
 
 def _row_line(row: dict[str, Any], name: str | None) -> str:
-    """Return an element of a keeper's answer as `_line` shows a local one."""
+    """Return an element of a keeper's answer as a line of text, as `_line` does for a local element."""
     shown = one_line(row["id"]) if name is None else name
     fields = [f"{row['source'][:8]}:{shown}", row["state"], one_line(row["date"])]
     if row["sha256"] is not None:
@@ -339,7 +339,7 @@ def _row_line(row: dict[str, Any], name: str | None) -> str:
 
 
 def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]:
-    """Yield the elements that have a copy, and count those that have none."""
+    """Yield the elements that have a copy, and count the others."""
     for held in helds:
         if held.sha256 is None:
             seen["unstored"] += 1
@@ -348,7 +348,7 @@ def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]
 
 
 def _history(ledger: Ledger, moment: Moment) -> Iterator[bytes] | None:
-    """Return the parts of the file with which the export can be checked elsewhere, None if nothing was recorded."""
+    """Return the parts of the history file, which lets others check the export; None if nothing was recorded."""
     from kropot.restore.evidence import Origin, history_parts
     from kropot.restore.history import headers_of, salts_of
 
@@ -360,7 +360,7 @@ def _history(ledger: Ledger, moment: Moment) -> Iterator[bytes] | None:
 
 
 def _foreseen(settings: Settings, ledger: Ledger, moment: Moment) -> dict[str, int]:
-    """Return how many copies there are to export now, and their bytes; nothing for the past, which has no such sums."""
+    """Return the number and bytes of the copies to export; nothing for the past, which has no such sums."""
     if moment.until is not None or settings.quiet:
         return {}
     tallies = [each for each in ledger.tallies() if each.bytes]

@@ -234,11 +234,11 @@ def command(
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
 
-# --- what is done with them ------------------------------------------------------------------------------------------
+# --- work on the plans -----------------------------------------------------------------------------------------------
 
 
 class _Hands(Struct, frozen=True, kw_only=True):
-    """Who does the work, how owners come back, and the keys in the plans."""
+    """The workers, the restorer of owners, and the keys in the plans."""
 
     pool: Executor
     crew: Crew | None

@@ -1,4 +1,4 @@
-"""Where `kropotcli restore --from https://...` takes copies from: a replica that a keeper serves."""
+"""The origin of copies for `kropotcli restore --from https://...`: a replica that a keeper serves."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MANY = 100_000
 def from_keeper(
     settings: Settings, address: str, wish: RestoreWish, keys: Sequence[Key], trust: Trust
 ) -> Iterator[RestoreOrigin]:
-    """Yield the copies that a keeper has. Exact names are looked up, one request each.
+    """Yield the copies that a keeper has. Exact names are looked up, with one request each.
 
-    Raises: IntegrityError if its history is not the one that `trust` knows; as `KeeperClient.get`.
+    Raises: IntegrityError if its history is not the one that `trust` knows; else as `KeeperClient.get`.
     """
     from kropot.afar.objects import RemoteCopies
 
@@ -52,7 +52,7 @@ def from_keeper(
                 sources=state.sources.known,
                 tallies=() if wish.until else state.sources.tallies,
                 hidden=history.left_out if sees_all else lambda: 0,
-                # The client's connections are this process's own.
+                # Other processes cannot use this client's connections.
                 workers=0,
             )
 
@@ -61,7 +61,7 @@ _WHAT = "the keeper's ledger"
 
 
 def _looked_up(state: RemoteState, wish: RestoreWish, keys: Sequence[Key], trust: Trust) -> list[HeldCopy] | None:
-    """Return the files with these names, or None if a name can mean anything else than one file."""
+    """Return the files with these names, or None if a name can mean something other than one file."""
     from kropot.afar.look_up import RemoteLookUp
     from kropot.afar.proved import ProvedTree
 
@@ -83,7 +83,7 @@ def _looked_up(state: RemoteState, wish: RestoreWish, keys: Sequence[Key], trust
 
 @contextmanager
 def _history(state: RemoteState, cache: SealedCache, trust: Trust) -> Iterator[History]:
-    """Give the history of the keeper's ledger. What was kept of it is read again if it is not this ledger's.
+    """Yield the history of the keeper's ledger. If the cached headers do not fit this ledger, they are read again.
 
     Raises: IntegrityError if the headers do not have the root that the keeper claims.
     """
@@ -107,7 +107,7 @@ def _history(state: RemoteState, cache: SealedCache, trust: Trust) -> Iterator[H
 
 
 def _helds(state: RemoteState, cache: SealedCache) -> Iterator[HeldCopy]:
-    """Yield the copies of the sources that are wanted, those of the source that was listed last first."""
+    """Yield the copies of the wanted sources, beginning with the source that was listed last."""
     from kropot.afar.replica import held_of_row
 
     known = state.sources.known

@@ -1,4 +1,4 @@
-"""`kropotcli restore --dry-run` and `--list-names`: what a restore would write, and nothing is written."""
+"""`kropotcli restore --dry-run` and `--list-names`: print what a restore would write, and write nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def list_names(
 
 
 def _marked(plan: Planned) -> str:
-    """Return the name, with a slash behind a folder, and an arrow behind a symlink to where it leads."""
+    """Return the name, with a slash after a folder, and an arrow and the target after a symlink."""
     from kropot.restore.entry import target_of
     from kropot.sc2.form import Kind
 
@@ -98,6 +98,6 @@ def _row(plan: Planned) -> dict[str, Any]:
 
 
 def _time_us(plan: Planned) -> int:
-    """Return the file's own time in microseconds, or the server's date for it."""
+    """Return the file's own time in microseconds, or else the server's date for it."""
     mtime_ns = plan.opened.claim.mtime_ns
     return plan.held.date * 1_000_000 if mtime_ns is None else mtime_ns // 1000

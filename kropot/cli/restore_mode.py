@@ -1,4 +1,4 @@
-"""What a run of `kropotcli restore` is to do, and which options fit together."""
+"""The mode of a run of `kropotcli restore`, and the check that its options fit together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Mode = Literal["restore", "look", "verify", "print"]
 
 
 def mode_of(*, list_names: bool, dry_run: bool, verify_only: bool, printed: str | None) -> Mode:
-    """Return what this run is to do. Raises: UsageError if it is asked for two things at once."""
+    """Return the mode of this run. Raises: UsageError if the options ask for two modes at once."""
     asked: dict[str, tuple[bool, Mode]] = {
         "--list-names": (list_names, "look"),
         "--dry-run": (dry_run, "look"),

@@ -1,4 +1,4 @@
-"""Where `kropotcli restore` takes copies from: a ledger with its storage, an export, or the storage alone."""
+"""The origin of copies for `kropotcli restore`: a ledger with its storage, an export, or the storage alone."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _MANY = 1_000_000
 class RestoreOrigin(Struct, frozen=True, kw_only=True):
     """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
-    Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known. Once all
-    elements were read, `hidden` counts those of the history that were not among them. `survey` is what a storage
-    holds, if there was no ledger. `workers` is how many processes may read the copies, None for one a processor.
+    Both are None if they are not known. `tallies` are the sums over all elements, empty if they are not known. Once all
+    elements have been read, `hidden` counts those of the history that were missing. `survey` sums up what a storage
+    has, if there is no ledger. `workers` is how many processes may read copies, None for one per processor.
     """
 
     helds: Iterable[HeldCopy]
@@ -55,7 +55,7 @@ class RestoreOrigin(Struct, frozen=True, kw_only=True):
     workers: int | None = None
 
     def total(self, *, vanished: bool, past: bool) -> tuple[int, int] | tuple[None, None]:
-        """Return how many files there are to restore, and their stored bytes; None twice if that is not known."""
+        """Return the number of files to restore, and their stored bytes, or (None, None) if they are not known."""
         chosen = self.wanted or {id_ for id_, each in (self.sources or {}).items() if past or each.past is None}
         counted = [
             each
@@ -67,14 +67,14 @@ class RestoreOrigin(Struct, frozen=True, kw_only=True):
         return sum(each.elements for each in counted), sum(each.bytes for each in counted)
 
     def count(self, *, past: bool) -> int | None:
-        """Return from how many sources files are wanted, None if that is not known."""
+        """Return the number of wanted sources, None if it is not known."""
         if self.wanted or self.sources is None:
             return len(self.wanted) or None
         return sum(past or each.past is None for each in self.sources.values())
 
 
 class RestoreWish(Struct, frozen=True, kw_only=True):
-    """What a restore is asked for, as far as it decides what is read.
+    """The options of a restore that decide what is read.
 
     `origin` is an export's folder or a keeper's address, None for the ledger, and `names` are the patterns.
     """
@@ -94,7 +94,7 @@ class RestoreWish(Struct, frozen=True, kw_only=True):
 def origin_of(
     settings: Settings, wish: RestoreWish, keys: Sequence[Key], trust: Trust
 ) -> AbstractContextManager[RestoreOrigin]:
-    """Return where the copies come from, to be entered. Raises: UsageError for what does not go together."""
+    """Return a context manager for the origin of the copies. Raises: UsageError if options do not fit together."""
     refuse_token_alone(wish.origin, wish.token_file)
     if wish.from_storage:
         if wish.origin is not None or wish.until is not None or wish.sources:
@@ -156,7 +156,7 @@ def _first(ledger: Ledger) -> StoredEvent | None:
 
 
 def _id_in(first: StoredEvent | None) -> bytes | None:
-    """Return the ledger's id that its first event says, None if it cannot be read. It is not proved yet."""
+    """Return the ledger's id in its first event, None if it cannot be read. The id is not proved yet."""
     from ledger.codec import decode_payload
     from ledger.errors import LedgerError
     from ledger.events import LedgerBegan
@@ -203,7 +203,7 @@ def from_export(root: Path, until: str | None, source_names: tuple[str, ...], tr
 
 @contextmanager
 def from_storage(settings: Settings, keys: Sequence[Key], trust: Trust) -> Iterator[RestoreOrigin]:
-    """Yield the newest version of each element that the storage has objects of. No ledger is read."""
+    """Yield the newest version of each element that has objects in the storage. No ledger is read."""
     from kropot.restore.from_storage import Surveyed, newest_versions
     from kropot.sc2.vault import Vault
 

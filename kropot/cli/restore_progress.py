@@ -1,4 +1,4 @@
-"""Shows a running restore, as kropot/cli/work_progress.py shows all long work."""
+"""Show the progress of a restore, in the same way as kropot/cli/work_progress.py shows all long work."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["PER_FILE", "RestoreProgress", "restore_progress"]
 
 PER_FILE = 256 << 10
-"""A file, however small, takes about as long as this many bytes."""
+"""The overhead of each file, however small, takes about as long as this many bytes."""
 
 
 def restore_progress(
     settings: Settings, *, files: int | None, size: int | None
 ) -> AbstractContextManager[RestoreProgress]:
-    """Return a display of files that are written or compared."""
+    """Return a progress display for files that are written or compared."""
     return work_progress(settings, "files", count=files, size=size, each=PER_FILE)

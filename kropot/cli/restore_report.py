@@ -1,4 +1,4 @@
-"""Counts what a restore does, prints its findings, and prints the summary at the end."""
+"""Count the results of a restore, and print its findings and, at the end, the summary."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
 DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
-"""Problems of a copy, or a file in the folder, that is not what it should be: exit code 4."""
+"""Problems that mean that a copy, or a file in the folder, is not what it should be: exit code 4."""
 
 
 KnownSources = Mapping[bytes, "KnownSource"]
 
 _SHOWN_NAMES = 10
-"""How many of the names that two sources share are shown. After a change of token, all names can be among them."""
+"""How many names that two sources share are shown. After a change of token, two sources can share all names."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class RestoreReport:
         self.numbered += plan.numbered
 
     def finding(self, finding: RestoreProblem) -> None:
-        """Print and count a finding: something that could not be restored."""
+        """Print and count a finding: an element that could not be restored."""
         self.findings += 1
         self.problems[finding.problem] = self.problems.get(finding.problem, 0) + 1
         key = finding.key
@@ -174,7 +174,7 @@ class RestoreReport:
 
     @property
     def _counted(self) -> str:
-        """How many files, folders and symlinks there were: those alone of which there are any, but files always."""
+        """The number of files, folders and symlinks, in words. Folders and symlinks are left out if there are none."""
         counted = [number(self.files, "file")]
         counted += [number(self.folders, "folder")] if self.folders else []
         counted += [number(self.symlinks, "symlink")] if self.symlinks else []
@@ -182,11 +182,11 @@ class RestoreReport:
 
     @property
     def _refused(self) -> dict[str, int]:
-        """How many entries the target folder did not give something to that they had."""
+        """How many entries lack an attribute because the target folder refused to set it, by attribute."""
         return {} if self.tree is None else dict(sorted(self.tree.refused.items()))
 
     def _warn(self, tally: RestoreCounts, unmatched: Sequence[str]) -> None:
-        """Say what was left out, and how to get it."""
+        """Warn the user what was left out, and how to get it."""
         for glob in unmatched:
             hint = "; --vanished also looks among the vanished elements" if tally.vanished else ""
             hint += "; --past-sources also looks in past sources" if tally.past else ""
@@ -220,7 +220,7 @@ class RestoreReport:
 
 
 def _warn_of_objects(survey: Surveyed) -> None:
-    """Say which objects in a storage were left out."""
+    """Warn the user how many objects in a storage were left out, and why."""
     if survey.refused:
         warn(
             f"{number(survey.refused, 'object')} in the storage cannot be opened: damaged or altered; older versions "
@@ -249,7 +249,7 @@ def _objects_json(survey: Surveyed) -> dict[str, int]:
 
 
 def _not_taken(what: str) -> str:
-    """Return the line about something that entries had and the target folder did not take."""
+    """Return the line about an attribute of entries that the target folder refused to set."""
     if what == "owner":
         if os.geteuid() != 0:
             return "now owned by you: only root can restore their owners"

@@ -1,4 +1,4 @@
-"""`kropotcli restore --stdout NAME`: one file to standard output, and nothing else there."""
+"""`kropotcli restore --stdout NAME`: write one file, and nothing else, to standard output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned, RestoreProblem
 
 _AT_ONCE = 16 << 20
-"""A file up to this many bytes is kept in memory while it is checked. A larger one is read twice."""
+"""A file of up to this many bytes is kept in memory while it is checked. A larger file is read twice."""
 
 _SHOWN = 3
 
@@ -26,13 +26,12 @@ _SHOWN = 3
 def write_to_stdout(
     plans: Iterable[Planned | RestoreProblem], copies: Copies, name: str, report: RestoreReport
 ) -> Exit:
-    """Write the one file that `name` means. The whole copy is checked before its first byte is written.
+    """Write the one file that `name` means. The whole copy is checked before the first byte is written.
 
     Raises:
         UsageError: several files match.
-        PartialError: no file matches, or it has no copy that opens.
+        PartialError: no file matches, or the file has no copy that can be opened.
         IntegrityError: the copy is damaged, or is not what its form says.
-
     """
     from kropot.restore.opener import copy_content
     from kropot.restore.problems import bad_content_of, unopened_of

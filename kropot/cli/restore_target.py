@@ -1,4 +1,4 @@
-"""The folder that `kropotcli restore` writes to, compares with or only looks at."""
+"""The folder that `kropotcli restore` writes to, compares with, or only examines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WOULD: dict[Would, str] = {
 
 
 class Destination:
-    """The folder to restore into. It is made only after a kit has opened the first form."""
+    """The folder to restore into. It is created only after a kit has opened the first form."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Destination:
         writes: bool,
         overwrite: Overwrite,
     ) -> None:
-        """Touch nothing yet. Only a run that `writes` ever opens the folder for writing."""
+        """Prepare, but touch nothing yet. Only a run that `writes` ever opens the folder for writing."""
         self.overwrite = overwrite
         self.target = target
         self.opened: TargetFolder | None = None
@@ -72,15 +72,15 @@ class Destination:
         elif self.target is not None:
             self.written = self._stack.enter_context(written_in(self.target, MANIFEST))
         if rules.portable:
-            # Systems that need such names take `a` and `A` for the same name.
+            # Systems that need portable names treat `a` and `A` as the same name.
             rules = replace(rules, fold_case=True)
         return NameGiver(rules, Fingerprints(), (WORK, MANIFEST))
 
     def predict(self, plan: Planned) -> Would:
-        """Return what a restore would do with the file that has this name now. This writes nothing.
+        """Return what a restore would do with the present file of this name. This writes nothing.
 
-        A restore keeps a file that it did not write, unless --overwrite lets it go. If that file has the right content,
-        it counts as restored.
+        A restore keeps a file that no restore wrote, unless --overwrite allows replacing it. If that file has the right
+        content, it counts as restored.
         """
         from kropot.restore.entry import is_of_kind, may_overwrite
         from kropot.sc2.form import Kind
@@ -97,7 +97,7 @@ class Destination:
         return "overwrite" if may_overwrite(found, plan, self.overwrite) else "leave"
 
     def _is_ours(self, path: Parts) -> bool:
-        """Return whether an earlier restore wrote exactly the file or symlink that has this name now."""
+        """Return whether an earlier restore wrote the present file or symlink of this name, with this content."""
         from kropot.restore.journal import content_of
 
         try:

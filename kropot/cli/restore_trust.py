@@ -1,4 +1,4 @@
-"""What a restore is held against: signed checkpoints, and what the kits saw before. It words the two last lines."""
+"""Check a restore against signed checkpoints and what the kits saw before, and word its last two lines of output."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ REQUIREMENTS = ("sealing", "history")
 
 
 class Requirements(click.ParamType[frozenset[str], Any]):
-    """A comma-separated list of what must be proved."""
+    """A comma-separated list of the properties that must be proved."""
 
     name = "requirements"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
-        """Return the words. Raises: click.BadParameter for another word."""
+        """Return the words. Raises: click.BadParameter for an unknown word."""
         if isinstance(value, frozenset):
             return value
         words = frozenset(word.strip() for word in str(value).split(",") if word.strip())
@@ -40,7 +40,7 @@ class Requirements(click.ParamType[frozenset[str], Any]):
 
 
 def trust_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of what a restore is held against to a command."""
+    """Add the options that say what a restore is checked against to a command."""
     for option in (
         click.option(
             "--accept-older",
@@ -71,9 +71,9 @@ def trust_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(slots=True)
 class Trust:
-    """What was given to hold a restore against, and what came of it.
+    """The checkpoints and kits that a restore is checked against, and the results.
 
-    `checkpoint` is the size of the largest checkpoint that agrees, `total` the number of events; None: not compared.
+    `checkpoint` is the size of the largest checkpoint that agrees, `total` the number of events; None if not compared.
     """
 
     signed: Sequence[SignedTree]
@@ -96,7 +96,7 @@ class Trust:
         require: frozenset[str],
         accept_older: bool,
     ) -> Trust:
-        """Read what the options name. Raises: UsageError, IntegrityError."""
+        """Read the files that the options name. Raises: UsageError, IntegrityError."""
         from kropot.checkpoints.keys import read_verifier_key
         from kropot.restore.seen import SeenFile
         from kropot.restore.trusted import open_notes
@@ -113,16 +113,16 @@ class Trust:
     # --- comparing ---
 
     def marks(self, ledger_id: bytes | None) -> set[int]:
-        """Return the sizes at which the tree's root is needed."""
+        """Return the tree sizes for which the root is needed."""
         from kropot.restore.trusted import marks_of
 
         marks = {each.checkpoint.size for each in self.signed}
         return marks.union(*(marks_of(seen) for _, seen in self.known(ledger_id)))
 
     def compare(self, history: KnownTree, ledger_id: bytes | None, *, what: str, remember: bool) -> None:
-        """Compare the history with the checkpoints and with what was seen before, and remember it if asked to.
+        """Compare the history with the checkpoints and with what the kits saw before. With `remember`, remember it.
 
-        Raises: IntegrityError if the history is not the one that they know.
+        Raises: IntegrityError if the history contradicts them.
         """
         from kropot.restore.trusted import compare_with
 
@@ -141,13 +141,13 @@ class Trust:
                 self._remember(history, ledger_id)
 
     def skip(self, why: str) -> None:
-        """Say that there is no history to compare. Raises: IntegrityError if checkpoints were given."""
+        """Note why there is no history to compare. Raises: IntegrityError if checkpoints were given."""
         if self.signed:
             raise IntegrityError(f"{why}, so nothing can be compared with --against: leave it out")
         self.why_not = why
 
     def known(self, ledger_id: bytes | None) -> Iterator[tuple[SeenFile, SeenTree]]:
-        """Yield what the kits saw of this ledger before."""
+        """Yield what each kit saw of this ledger before, with the file that remembers it."""
         for file in self.files:
             if ledger_id is not None and (seen := file.of(ledger_id.hex())) is not None:
                 yield file, seen
@@ -193,10 +193,10 @@ class Trust:
                 say(f"cannot remember this ledger beside the kit ({why}), so a later rollback will go unnoticed")
                 self.seen.append("it is not remembered")
 
-    # --- what is proved ---
+    # --- proving ---
 
     def unproved(self, plan: Planned) -> str | None:
-        """Return what is required and not proved of a planned file, in words; None if there is nothing."""
+        """Return, in words, which requirement is not proved for a planned file, None if all are."""
         if "sealing" in self.require and plan.opened.sealing != "sc2":
             return "its sealing is not authenticated, and --require sealing refuses that"
         if "history" in self.require and not self.includes(plan):
@@ -204,11 +204,11 @@ class Trust:
         return None
 
     def includes(self, plan: Planned) -> bool:
-        """Return whether the event of a planned file is under a checkpoint that agrees."""
+        """Return whether a checkpoint that agrees covers the event of a planned file."""
         return self.checkpoint is not None and 0 < plan.held.position <= self.checkpoint
 
     def demanded(self, plans: Iterable[Planned | RestoreProblem]) -> Iterator[Planned | RestoreProblem]:
-        """Yield the plans, with a problem in the place of each that is not proved as required."""
+        """Yield the plans, but a problem instead of each plan that is not proved as required."""
         from kropot.restore.plan import Planned
         from kropot.restore.problems import finding
 
@@ -222,7 +222,7 @@ _WORDS = {"sc2": "authentic", "cbc": "not authenticated: AES-CBC", "plain": "not
 
 @dataclass(slots=True)
 class Proofs:
-    """What is proved of the files of a restore: how each is sealed, and how many events a checkpoint covers."""
+    """What is proved about the files of a restore: how they are sealed, and how many a checkpoint covers."""
 
     sealed: Counter[str] = field(default_factory=Counter)
     unbound: int = 0
@@ -247,7 +247,7 @@ class Proofs:
         return text
 
     def history(self, trust: Trust) -> str:
-        """Return what a checkpoint covers, in words."""
+        """Return how many files the checkpoint covers, in words."""
         files = sum(self.sealed.values())
         if trust.checkpoint is None or trust.total is None:
             text = f"not compared: {trust.why_not}"

@@ -77,7 +77,7 @@ def _print(settings: Settings, files: dict[Path, str]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a unit, in the place of an older one. Raises: UsageError if the file is not one of ours; OSError."""
+    """Write a unit, and replace an older one. Raises: UsageError if the file is not ours; KropotError; OSError."""
     try:
         before = path.read_text()
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _folder(manager: Manager, root: Path | None) -> Path:
 
 
 def _program() -> str:
-    """Return how to start this program, its words apart by NUL."""
+    """Return the command line that starts this program. NUL separates its words."""
     found = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "kropotcli" else None
     program = f"{sys.executable}\0-m\0kropot" if found is None else str(Path(found).absolute())
     if Path(program.split("\0")[0]).is_relative_to(Path.home()) and Path.home() != Path("/"):
@@ -114,7 +114,7 @@ def _program() -> str:
 
 
 def _writable(settings: Settings, manager: Manager) -> list[Path]:
-    """Return the folders that the configuration names and that are outside of the service's own."""
+    """Return the folders that the configuration names outside the service's own folder."""
     if manager == "user":
         return []
     places = [place for place in (settings.storage_path, *_further()) if isinstance(place, Path)]
@@ -134,7 +134,7 @@ def _further() -> list[StorageAddress]:
 
 
 def _tokens() -> dict[str, Path]:
-    """Return the token files of the configuration's sources by the names of their credentials; none without sources."""
+    """Return the token files of the configured sources, by the names of their credentials; empty without sources."""
     tables = source_tables(config_file_of(click.get_current_context())).values()
     files = {table.name: table.values["token_file"] for table in tables if "token_file" in table.values}
     return {credential_of(name): expanded(Path(str(file))).absolute() for name, file in files.items()}

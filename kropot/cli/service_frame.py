@@ -1,4 +1,4 @@
-"""What frames a long-running command: SIGHUP, calls about failures, and when its replica raises alarms."""
+"""The frame of a long-running command: SIGHUP, calls about failures, the service manager's watchdog, and metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SELDOM_S = 3600
 
 @contextmanager
 def reloadable(manager: ServiceManager, *, is_service: bool = True) -> Iterator[Reload]:
-    """Yield what SIGHUP changes: a service begins again with its configuration as it is then, if that is valid."""
+    """Yield the state that SIGHUP sets: a service restarts with its current configuration, if that is valid."""
     from kropot.service.reload import Reload
 
     if not is_service:
@@ -65,13 +65,13 @@ def _check_configuration(ctx: click.Context) -> None:
 
 @contextmanager
 def told_failures(rules: NotifyRules | None) -> Iterator[Notifier]:
-    """Yield who calls. If the block fails, call about that too."""
+    """Yield the notifier. If the block fails, send a call about that too."""
     notifier = Notifier(rules, warn)
     with notifier:
         try:
             yield notifier
         except (SystemExit, KeyboardInterrupt):
-            # Somebody stopped it. Whoever waits for a heart-beat notices.
+            # Somebody stopped it. A monitor that expects heartbeats notices that.
             raise
         except BaseException as error:
             from kropot.cli.failures import explain
@@ -83,7 +83,7 @@ def told_failures(rules: NotifyRules | None) -> Iterator[Notifier]:
 
 
 def watchdog(server: uvicorn.Server, manager: ServiceManager, standing: ServiceStanding | None = None) -> None:
-    """Have a server say that it is ready once it serves, and from then on that its loop turns."""
+    """Make a server tell the service manager when it is ready, and from then on that its loop runs."""
     has_begun: list[bool] = []
 
     async def beat() -> None:
@@ -105,7 +105,7 @@ def _scan_text(standing: ServiceStanding) -> str:
 
 
 def metrics_of(service: Service, address: tuple[str, int] | None) -> AbstractContextManager[object]:
-    """Have a gateway's answers counted, and return what serves its metrics at this address.
+    """Count a gateway's answers, and return a server for its metrics at this address. Without one, do nothing.
 
     Raises: KropotError if the address cannot be used.
     """

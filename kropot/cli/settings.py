@@ -1,4 +1,4 @@
-"""The global options, and how their values are found: in a flag, the environment, a file, or the default."""
+"""The global options, and the search for their values: in a flag, the environment, a file, or the default."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class GlobalOption(Struct, frozen=True, kw_only=True):
 
 
 _OTHER_NAMES: Final = {"warn": "warning", "fatal": "critical"}
-"""Other names of two levels, from Python and the first client."""
+"""Other names of two levels, which Python and the first client use."""
 
 
 class LogLevel(click.Choice[str]):
-    """A level of log lines, by any of its names."""
+    """A log level, by any of its names."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the level's name. Raises: click.BadParameter."""
@@ -167,10 +167,10 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
 class ConfigFile(Struct, frozen=True, kw_only=True):
     """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
-    Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
-    token or a password. `sources` holds the tables [source.NAME] as they are written (`source_tables.py`).
-    `retention` is the policy as it is written, None without one. `lock_days` is that of the table [storage].
-    `mistakes` has a sentence for each mistake above the tables of commands, and in [notify]; `resolve` refuses them.
+    Both spell all names with underscores, however the file spells them. `is_confidential` says whether the file holds a
+    token, a password or a table [notify]. `sources` holds the tables [source.NAME] as written (`source_tables.py`).
+    `retention` is the policy as written, None without one. `lock_days` is from the table [storage]. `mistakes` has a
+    sentence for each mistake outside the tables of commands and sources, and `resolve` refuses a file with mistakes.
     """
 
     path: Path
@@ -222,16 +222,16 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def heard_level(self) -> str:
-        """The least level of log lines that are shown. With --quiet that is a warning, unless another one is higher."""
+        """The lowest level of log lines to show. With --quiet, this is at least warning."""
         return "warning" if self.quiet and self.log_level in {"debug", "info"} else self.log_level
 
     @property
     def token(self) -> Secret | None:
-        """Return the token. Only this looks at it, so a command that needs no token runs with a wrong one, too.
+        """Return the token. Only this examines it, so a command that needs no token also runs with a wrong one.
 
-        It is read only once: a pipe, such as `--token-file <(pass show kropot)`, gives its text only once.
+        The file is read only once, because a pipe, such as `--token-file <(pass show kropot)`, can be read only once.
 
-        Raises: UsageError if two places give a token, or if what was given, or the file, is no token.
+        Raises: UsageError if two places give a token, or if the given text, or the file, is not a token.
         """
         if self.token_given is not None and self.token_file is not None:
             first, second = self.origins["token"], self.origins["token_file"]
@@ -273,7 +273,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def default_config_path() -> Path | None:
-    """Return the path of the configuration file that is used if the user names none. None: the user has no home."""
+    """Return the path of the default configuration file, None if the user has no home."""
     folder = config_folder()
     return None if folder is None else folder / "config.toml"
 
@@ -281,7 +281,7 @@ def default_config_path() -> Path | None:
 def read_config(path: Path) -> ConfigFile:
     """Read a configuration file. Its top-level keys are global options. Its tables hold options of single commands.
 
-    What is wrong in it is left out, and told in `mistakes`. Raises: UsageError if it cannot be read or is not TOML.
+    Mistakes in it are reported in `mistakes`. Raises: UsageError if the file cannot be read or is not TOML.
     """
     content = read_named("the configuration file", path)
     try:
@@ -290,7 +290,7 @@ def read_config(path: Path) -> ConfigFile:
         raise UsageError(
             f"the configuration file {path} is not valid TOML (it is nested too deeply): correct the file"
         ) from None
-    except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
+    except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python accepts
         raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
     mistakes: list[str] = []
     special: dict[str, dict[str, Any] | None] = {}
@@ -331,7 +331,7 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def _lock_days(path: Path, spelt: Mapping[str, Any], mistakes: list[str]) -> int | None:
-    """Take `lock-days` out of the table [storage], and return it, None without it. Add a mistake to `mistakes`."""
+    """Remove `lock-days` from the table [storage], and return it, None if missing. Add a mistake to `mistakes`."""
     table = spelt.get("storage")
     if not isinstance(table, dict) or "lock_days" not in table:
         return None
@@ -346,7 +346,7 @@ def _lock_days(path: Path, spelt: Mapping[str, Any], mistakes: list[str]) -> int
 
 
 def _notify_rules(path: Path, table: Mapping[str, Any] | None, mistakes: list[str]) -> NotifyRules | None:
-    """Return whom the table [notify] names, None without one. Add its mistakes to `mistakes`."""
+    """Return the rules in the table [notify], None without the table. Add its mistakes to `mistakes`."""
     if table is None:
         return None
     from kropot.notify.rules import parse_notify
@@ -378,7 +378,7 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
 
 
 def first_of(mistakes: Sequence[str]) -> UsageError:
-    """Return the error that tells the first mistake, and how to see the others."""
+    """Return an error with the first mistake, and a hint how to see the others."""
     more = f"; `kropotcli config check` names all {len(mistakes)} mistakes" if len(mistakes) > 1 else ""
     return UsageError(mistakes[0] + more)
 
@@ -386,7 +386,7 @@ def first_of(mistakes: Sequence[str]) -> UsageError:
 def resolve_valid(
     flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None
 ) -> tuple[Settings, list[str]]:
-    """Return what `resolve` does, with defaults for values that are not valid, and a sentence for each mistake."""
+    """Return the same as `resolve`, but with defaults for invalid values, and a sentence for each mistake."""
     mistakes = [] if file is None else [*file.mistakes]
     found = {option.field: _valid(option, flags, environ, file, mistakes) for option in GLOBAL_OPTIONS}
     token, token_file = found["token"], found["token_file"]
@@ -414,7 +414,7 @@ def resolve_valid(
 
 
 def _locked(address: StorageAddress, days: int, path: Path) -> StorageAddress:
-    """Return the address of a bucket that locks what is written. Raises: UsageError for what is no bucket."""
+    """Return the address of a bucket, with these days for its locks. Raises: UsageError if it is not a bucket."""
     from kropot.objects.stores.address import BucketAddress
 
     if not isinstance(address, BucketAddress):
@@ -426,7 +426,7 @@ def _locked(address: StorageAddress, days: int, path: Path) -> StorageAddress:
 
 
 def read_token(path: Path) -> Secret:
-    """Read a token from a file, without the white space around it. Raises: UsageError if the file holds no token."""
+    """Read a token from a file, without surrounding white space. Raises: UsageError if the file holds no token."""
     data = read_named("the token file", path, _LONGEST_TOKEN + 1)
     if len(data) > _LONGEST_TOKEN:
         raise UsageError(
@@ -440,7 +440,7 @@ def read_token(path: Path) -> Secret:
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Return whether users other than the owner can read the file. Return False if its mode cannot be read."""
+    """Return whether users other than the owner can read the file. False for credentials, or if its mode is unknown."""
     if is_credential(path):
         return False
     try:
@@ -457,7 +457,7 @@ def _valid(
     file: ConfigFile | None,
     mistakes: list[str],
 ) -> SettingValue:
-    """Return the option's value; its default if the value is not valid, with a sentence added to `mistakes`."""
+    """Return the option's value. If it is not valid, add a sentence to `mistakes`, and return the default."""
     try:
         found = _find(option, flags, environ, file)
         match option.field:
@@ -479,7 +479,7 @@ def _find(
     environ: Mapping[str, str],
     file: ConfigFile | None,
 ) -> SettingValue:
-    """Return the option's value from the place with the highest rank that has one."""
+    """Return the option's value from the highest-ranking place that has one."""
     if option.field in flags:
         return SettingValue(value=flags[option.field], rank=3, origin=option.flag)
     if environ.get(option.env):
@@ -504,13 +504,13 @@ def _converted(option: GlobalOption, value: object, origin: str) -> Any:
 
 
 def _checked_token(text: str, origin: str) -> str:
-    """Return the token, if a header can carry it. Raises: UsageError if not."""
+    """Return the token if a header can carry it. Raises: UsageError if not, or if it looks like a kit."""
     if not text:
         raise UsageError(f"{origin} is empty: put the token there")
     if not (text.isascii() and text.isprintable()) or " " in text:
         raise UsageError(f"{origin} is not a token, which is one word of ASCII characters: put only the token there")
     if text.startswith("{") and text.endswith("}"):
-        # A kit is such a text, and a server that got it as a token could open every copy.
+        # A kit looks like this, and a server that received it as a token could open every copy.
         raise UsageError(
             f"{origin} is JSON like a kit, not a token: put only the token there, and never send a kit to anybody"
         )
@@ -527,7 +527,7 @@ def _checked_url(found: SettingValue) -> str:
 
 
 def _checked_name(found: SettingValue) -> None:
-    """Refuse an instance name that is not a safe name of a folder. Raises: UsageError."""
+    """Refuse an instance name that is not a safe folder name. Raises: UsageError."""
     name = str(found.value)
     if not name or len(name) > 64 or name in {".", ".."} or not all(c.isalnum() or c in "._-" for c in name):  # noqa: PLR2004 - the next line explains the limit
         raise UsageError(
@@ -550,7 +550,7 @@ def _underscored(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Yield every text in a decoded value, however deep."""
+    """Yield every text in a decoded value, at any depth."""
     match value:
         case str():
             yield value

@@ -28,7 +28,7 @@ _MOST: Final = 1 << 62
 
 
 class Amount(click.ParamType[int, Any]):
-    """A number with a unit, converted to a whole number of the smallest unit, which is at least `least`.
+    """A number with a unit, converted to a whole number of the smallest unit. It must be at least `least`.
 
     A number without a unit has the unit with the empty name.
     """
@@ -48,7 +48,7 @@ class Amount(click.ParamType[int, Any]):
 
 
 class FineSpan(click.ParamType[float, Any]):
-    """A span of time in seconds, which can be a part of one and is at least `least`."""
+    """A span of time in seconds, which can have a fraction and must be at least `least`."""
 
     name = "span of time"
 
@@ -95,7 +95,7 @@ def span_of(unit: str, *, least: int = 0) -> Amount:
 
 
 class RateTimetable(click.ParamType["Timetable", Any]):
-    """A rate, or a timetable of rates, as `kropot.bandwidth` reads it."""
+    """A rate, or a timetable of rates, in the syntax of `kropot.bandwidth`."""
 
     name = "timetable"
 

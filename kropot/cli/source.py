@@ -1,4 +1,4 @@
-"""`kropotcli source`: lists sources, and records what a person decides about them and about elements beyond help."""
+"""`kropotcli source`: lists sources, and records a person's decisions about them and about elements beyond help."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def dismiss(
 
 
 def _find(ledger: Ledger, name: str) -> tuple[Labels, bytes]:
-    """Return the labels, and the source that SOURCE names. Raises: UsageError if SOURCE fits no source, or several."""
+    """Return the labels, and the id of SOURCE. Raises: UsageError if SOURCE fits no source, or several."""
     labels = labels_of(ledger)
     if not labels:
         raise UsageError("the ledger has no sources yet: run `kropotcli collect` to begin one")
@@ -216,14 +216,14 @@ def _find(ledger: Ledger, name: str) -> tuple[Labels, bytes]:
 
 
 def _decide(ledger: Ledger, source: bytes, kind: type[KeepingFact], **changes: object) -> None:
-    """Record a decision about a source. The earlier ones stay."""
+    """Record a decision about a source. Earlier decisions stay."""
     kept = keeping_of(ledger, source)
     keeping: Keeping = replace(kept.keeping, **changes)
     keep(ledger, source, kind(keeping=keeping), version=kept.version)
 
 
 def _beyond_help(entry: Entry | None, text: str, *, undo: bool) -> Entry:
-    """Return the entry if it can be dismissed, or if `undo`. Raises: UsageError if there is nothing to dismiss."""
+    """Return the entry if it can be dismissed, or with `undo`. Raises: UsageError if there is nothing to dismiss."""
     element = None if entry is None else entry.element
     if entry is None or element is None:
         raise UsageError(f"the element {text!r} was erased: there is nothing to dismiss")

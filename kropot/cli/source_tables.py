@@ -1,4 +1,4 @@
-"""The tables [source.NAME] of the configuration file: what may stand in them, and the settings of each source."""
+"""The tables [source.NAME] of the configuration file: the options that they can have, and each source's settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WHO: Final = ("server_url", "token", "token_file")
 """Options that name the source. With several sources, no flag or variable can name them all."""
 
 HOW: Final = ("refresh_time", "http_timeout", "silence_timeout", "ca_file", "user_agent")
-"""The global options that can differ from source to source."""
+"""The global options that can differ between sources."""
 
 POLICY: Final = (
     "full_every",
@@ -39,7 +39,7 @@ POLICY: Final = (
     "surge_count",
     "surge_percent",
 )
-"""The options of `collect` that can differ from source to source."""
+"""The options of `collect` that can differ between sources."""
 
 SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}"
 """A source's name, as a regular expression. Together with the instance's name it must be a valid instance name."""
@@ -59,9 +59,9 @@ class SourceTable(Struct, frozen=True, kw_only=True):
 
 
 def source_tables(file: ConfigFile | None) -> dict[str, SourceTable]:
-    """Return the sources of a configuration file by name, in its order; none without a file.
+    """Return the sources of a configuration file by name, in the file's order; empty without a file.
 
-    Raises: UsageError, which names the table, for a name or an option that cannot stand there.
+    Raises: UsageError, which names the table, for a name or an option that is not allowed there.
     """
     found, mistakes = _read_tables(file)
     if mistakes:
@@ -70,7 +70,7 @@ def source_tables(file: ConfigFile | None) -> dict[str, SourceTable]:
 
 
 def _read_tables(file: ConfigFile | None) -> tuple[dict[str, SourceTable], list[str]]:
-    """Return the sources, without names and options that cannot stand there, and a sentence for each of those."""
+    """Return the sources, without names and options that are not allowed, and a sentence for each of those."""
     found: dict[str, SourceTable] = {}
     mistakes: list[str] = []
     for name, table in {} if file is None else file.sources.items():
@@ -99,7 +99,7 @@ def _read_tables(file: ConfigFile | None) -> tuple[dict[str, SourceTable], list[
 
 
 def chosen_tables(file: ConfigFile | None, names: Sequence[str]) -> list[SourceTable]:
-    """Return the tables of these sources, in the file's order; all of them if none is named.
+    """Return the tables of these sources, in the file's order; all tables if no name is given.
 
     Raises: UsageError if a name has no table.
     """
@@ -117,10 +117,10 @@ def settings_for(
 ) -> Settings:
     """Return the settings of one source: flag before environment before its table before the rest of the file.
 
-    Its collector works under an instance name of its own, INSTANCE.NAME. A token that a service manager handed to this
-    process as a credential beats the file's.
+    Its collector works under its own instance name, INSTANCE.NAME. A token that a service manager passed to this
+    process as a credential beats the one in the file.
 
-    Raises: UsageError, also if a flag or a variable says which source is meant.
+    Raises: UsageError, also if a flag or a variable names a server or a token.
     """
     for option in (_GLOBAL[name] for name in WHO):
         given = option.flag if option.field in flags else option.env if environ.get(option.env) else None
@@ -130,7 +130,7 @@ def settings_for(
                 " collect with another --config"
             )
     own = {name: value for name, value in table.values.items() if name in _GLOBAL}
-    # A token in the table replaces one that stands above all tables, in whichever way each is given.
+    # A token in the table replaces one above all tables, whether each is given directly or as a file.
     hidden = {"token", "token_file"} if {"token", "token_file"} & own.keys() else set()
     values = {name: value for name, value in file.values.items() if name not in hidden} | own
     settings = resolve(flags, environ, replace(file, values=values))
@@ -141,7 +141,7 @@ def settings_for(
 
 
 def settings_of_sources(file: ConfigFile) -> Iterator[Settings]:
-    """Yield what the file says about each source. What `mistakes_in_sources` finds wrong in a table is left out."""
+    """Yield each source's settings in the file. Those that `mistakes_in_sources` reports as wrong are left out."""
     for table in _read_tables(file)[0].values():
         if not {"token", "token_file"} <= table.values.keys():
             with suppress(UsageError):
@@ -151,7 +151,7 @@ def settings_of_sources(file: ConfigFile) -> Iterator[Settings]:
 def refuse_doubles(tables: Sequence[SourceTable], file: ConfigFile) -> None:
     """Refuse two tables with the same token: a token is one source, and two collectors would each claim its address.
 
-    A token file that cannot be read is left to the collector of its source. Raises: UsageError, which names both.
+    Unreadable token files are left to the collectors of their sources. Raises: UsageError, which names both tables.
     """
     names: dict[str, str] = {}
     for table in tables:
@@ -173,16 +173,16 @@ def credential_of(name: str) -> str:
 
 
 def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
-    """Return the file of a source's token that a service manager handed to this process, None if it did not."""
+    """Return the file in which a service manager passed a source's token to this process, None if there is none."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
     file = None if not folder else Path(folder, credential_of(name))
     return file if file is not None and file.is_file() else None
 
 
 def policy_for(table: SourceTable, ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `collect` for one source: its table beats the table [collect], but no flag or variable.
+    """Return the options of `collect` for one source: flag before environment before its table before [collect].
 
-    `ctx` is the context of `collect`. Raises: UsageError if a value is not what the option takes.
+    `ctx` is the context of `collect`. Raises: UsageError if the option does not accept a value.
     """
     given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT}
     found = dict(options)
@@ -223,7 +223,7 @@ def mistakes_in_sources(collect: click.Command, file: ConfigFile) -> Iterator[st
 
 
 def _shared_ping(tables: Iterable[str], file: ConfigFile) -> Iterator[str]:
-    """Yield a sentence if rounds of several sources would ping the same address: a good one would hide a failed one."""
+    """Yield a sentence if several sources share a ping-url, because a good round would hide another's failed round."""
     if file.notify is None:
         return
     addresses: dict[str, str] = {}
@@ -240,7 +240,7 @@ def _shared_ping(tables: Iterable[str], file: ConfigFile) -> Iterator[str]:
 
 
 def _wrong_url(value: object) -> str | None:
-    """Return what is wrong with a server's address, None if it is right, or not given."""
+    """Return what is wrong with a server's address, None if it is valid or not given."""
     try:
         if value is not None:
             checked_base_url(str(value).strip())
@@ -250,5 +250,5 @@ def _wrong_url(value: object) -> str | None:
 
 
 def _wrong(param: click.Parameter | None, value: object) -> str | None:
-    """Return what is wrong with a value, None if it is right; without a parameter, `collect` has no such option."""
+    """Return what is wrong with a value, None if it is valid. Without a parameter, `collect` has no such option."""
     return expected(param, value) if isinstance(param, click.Option) else "this version has no such option"

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 _MOST_RANGES = 16
 _MOST_SECONDS = 5
 _SHOWN = 2
-"""How many bytes of a SHA-256 are shown at the ends of a range."""
+"""How many bytes of a SHA-256 are shown for each end of a range."""
 _MISSED_RUNS = 2
-"""The same, counted in periods of --expect-every."""
+"""`status` raises an alarm after this many periods of --expect-every without a good listing."""
 
 
 @define("status")
@@ -188,7 +188,7 @@ def command(
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
         locks = _locks(settings, ledger, everything=everything)
-    # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
+    # If this clock is behind, old events must not look new. The ledger's own time can be stuck, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
     now_us = max(clock_us, facts.observed_us)
@@ -209,14 +209,14 @@ def command(
         emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json, "locks": locks_json(locks)})
     elif alarms or not (check and settings.quiet):
         lines = as_text(now_us, facts, alarms)
-        at = lines.index("")  # behind the storage, before the first source
+        at = lines.index("")  # after the storage, before the first source
         for line in [*lines[:at], *space_text(space), *locks_text(locks), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
 
 
 def _locks(settings: Settings, ledger: Ledger, *, everything: bool) -> LockShare | None:
-    """Return what is locked in the bucket; None if nothing can be, or if nobody can say."""
+    """Return what is locked in the bucket, None if the storage keeps no versions, or if they cannot be read."""
     try:
         return locks_of(ledger, storage_of(settings), everything=everything)
     except StorageError as error:
@@ -225,7 +225,7 @@ def _locks(settings: Settings, ledger: Ledger, *, everything: bool) -> LockShare
 
 
 def _min_free_of_collect() -> int:
-    """Return what `collect` leaves free, as the configuration file says. Raises: click.BadParameter."""
+    """Return how much space `collect` leaves free, from the configuration file. Raises: click.BadParameter."""
     ctx = click.get_current_context()
     return SIZE.convert(table_of(ctx, ["collect"]).get("min_free", "1GiB"), None, ctx)
 
@@ -275,7 +275,7 @@ def _further_text(position: int, each: FurtherFacts) -> str:
 
 
 def _transfer_text(now_us: int, each: LongTransfer) -> str:
-    """Return a transfer that takes long as a line of text."""
+    """Return a long transfer as a line of text."""
     share_ = each.received / each.length if each.length else 0
     return (
         f"receives {one_line(each.key.id)}  {amount(each.received)} of {amount(each.length)} ({share_:.0%}), the last"
@@ -284,7 +284,7 @@ def _transfer_text(now_us: int, each: LongTransfer) -> str:
 
 
 def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
-    """Return when `verify` read which contents, as lines of text."""
+    """Return which contents `verify` read, and when, as lines of text."""
     if not ranges:
         return ["contents never read and compared: run `kropotcli verify`"]
     by_us, never = foreseen_us(ranges), never_read(ranges)
@@ -344,7 +344,7 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
 
 
 def _drill_text(each: SourceFacts) -> list[str]:
-    """Return when copies of a source were last opened with a kit, as a line of text; none if it needs no kit."""
+    """Return when copies of a source were last opened with a kit, as a line of text; no line if it needs no kit."""
     drill = each.drill
     if not each.needs_kit:
         return []
@@ -373,7 +373,7 @@ def _failing_text(each: SourceFacts) -> list[str]:
 
 
 def _name_in(facts: Facts, alarm: Alarm) -> str | None:
-    """Return the name of the source that the alarm is about, None if it is about no source or there is only one."""
+    """Return the name of the alarm's source, None if it has no source, or if there is only one source."""
     labels = {each.id: each.label for each in facts.sources}
     return None if alarm.source is None or len(labels) == 1 else short_name(labels, alarm.source)
 

@@ -1,4 +1,4 @@
-"""A stderr that ends nothing: what cannot be written to it is counted, and said as soon as it can be written again."""
+"""A stderr that never ends the program: lines that cannot be written are counted, and reported once it works again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 class LastingWriter(RawIOBase):
-    """Writes to a descriptor that it does not own, and never fails: no backup depends on its log.
+    """Writes to a descriptor that it does not own, and never fails, because no backup may depend on its log.
 
-    The disk of the log may be full, its reader (`| logger`) gone. `tell` makes a whole line of a sentence.
+    The log's disk can be full, or its reader (`| logger`) gone. `tell` turns a sentence into a whole line.
     """
 
     def __init__(self, descriptor: int, tell: Callable[[str], str]) -> None:
-        """Nothing was lost so far."""
+        """Start with no lost lines."""
         self._descriptor = descriptor
         self._tell = tell
         self._lost = 0
         self._why = ""
 
     def writable(self) -> bool:
-        """Return True, even where nothing can be written at the moment."""
+        """Return True, even if nothing can be written at the moment."""
         return True
 
     def fileno(self) -> int:
@@ -33,11 +33,11 @@ class LastingWriter(RawIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Return whether a terminal shows the lines."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def write(self, data: Any, /) -> int:
-        """Write everything or count its lines as lost; return how many bytes were taken, which is all of them."""
+        """Write all bytes, or count their lines as lost. Return the number of bytes, as if all were written."""
         whole = bytes(data)
         try:
             if self._lost:
@@ -57,7 +57,7 @@ class LastingWriter(RawIOBase):
 
 
 def make_stderr_last(tell: Callable[[str], str]) -> None:
-    """Put a stream that never fails in the place of stderr, for messages, logs, libraries and tracebacks alike."""
+    """Replace stderr with a stream that never fails, for messages, logs, libraries and tracebacks alike."""
     stream = sys.stderr
     if isinstance(stream, TextIOWrapper):
         writer = LastingWriter(stream.fileno(), tell)

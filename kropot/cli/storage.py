@@ -1,4 +1,4 @@
-"""`kropotcli storage`: gathers small objects into packs, and makes the record of what lies where anew."""
+"""`kropotcli storage`: gathers small objects into packs, and records again which object is in which pack."""
 
 from __future__ import annotations
 

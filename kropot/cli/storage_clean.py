@@ -1,4 +1,4 @@
-"""`kropotcli storage clean`: removes from a storage what no event names."""
+"""`kropotcli storage clean`: removes objects that no event names, and objects in quarantine that are not needed."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _clean_further(
     *,
     dry_run: bool,
 ) -> None:
-    """Do the same in each further storage that is there, and add it to the counts."""
+    """Do the same in each further storage that can be reached, and add the results to the counts."""
     from kropot.errors import KropotError
     from kropot.further.catching_up import CatchingUp
     from kropot.objects.freeing import CanFree

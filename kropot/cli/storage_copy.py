@@ -1,4 +1,4 @@
-"""`kropotcli storage copy`: copies a whole storage to another place, of whatever kind."""
+"""`kropotcli storage copy`: copies a whole storage to another place of any kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kropotcli storage catch-up` and `forget`: bring further storages up to date now, and do without one from now on."""
+"""`kropotcli storage catch-up` and `forget`: bring further storages up to date, and stop keeping one in step."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def forget(settings: Settings, *, place: str) -> None:
 
 
 def step_each(ledger: Ledger, surroundings: Surroundings) -> list[FurtherRow]:
-    """Bring each known further storage up to date, after bytes were freed in the first; return those where that failed.
+    """Bring each known further storage up to date, after bytes were freed in the first; return those where this failed.
 
-    What failed is said, and done by the next collector or `storage catch-up`.
+    A failure is reported to the user. The next collector or `storage catch-up` does the rest.
     """
     from kropot.further.catching_up import CatchingUp
 

@@ -1,4 +1,4 @@
-"""`kropotcli verify`: checks the ledger and the copies, prints one finding per line, and says what it did not check."""
+"""`kropotcli verify`: checks the ledger and the copies, prints a finding per line, and says what was not checked."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def command(settings: Settings, **options: Any) -> Exit:
 
 
 def _note(summary: Summary) -> None:
-    """Note what a call about this run tells."""
+    """Note the counts that a call about this run reports."""
     copies = summary.covered.get("copies") or {}
     note_counts(
         sound=summary.sound,
@@ -155,7 +155,7 @@ def _note(summary: Summary) -> None:
 
 
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any], stack: ExitStack) -> Scope:
-    """Return what the options ask for; `stack` closes what is opened. Raises: UsageError if they are not valid here."""
+    """Return the scope that the options ask for. `stack` closes the healer. Raises: UsageError if one is not valid."""
     from kropot.checkpoints.keys import read_verifier_key
     from kropot.further.healing import Healer
     from kropot.verify import Note, Scope
@@ -196,7 +196,7 @@ def _further(
 
 
 def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:
-    """Return the source of the token and a client for it. Raises: UsageError if this token has no source here."""
+    """Return the token's source and a client for it. Raises: UsageError if the token has no source in this ledger."""
     from kropot.collect.decide.sources import match_source
     from ledger.vaults import namings_of
 
@@ -211,7 +211,7 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
 
 
 def _fetch(settings: Settings, ledger: Ledger) -> RefetchDone:
-    """Collect once, which fetches damaged copies again. Return how it ended, or why it is not possible here."""
+    """Collect once, to fetch damaged copies again. Return how this ended, or why it is not possible."""
     from kropot.cli.progress import progress_display
     from kropot.collect.decide.sources import match_source
     from kropot.collect.service import collect
@@ -322,7 +322,7 @@ def _copies(copies: dict[str, Any]) -> str:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[set[int]]:
-    """Let SIGINT and SIGTERM stop the reading of contents cleanly. Yield the set of signals that came."""
+    """Let SIGINT and SIGTERM stop the reading of contents cleanly. Yield the set of received signals."""
     caught: set[int] = set()
 
     def catch(number_: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""What stands beside a running `collect`, and cannot stop it: its display, the service manager, calls, and metrics."""
+"""The observers of a running `collect`, which cannot stop it: display, service manager, calls, and metrics."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 CALL_EVERY_S: Final = 60.0
-"""Rounds can follow each other closely: of those with the same result, one a minute is reported."""
+"""Rounds can follow each other closely, so rounds with the same result are reported only once in this many seconds."""
 
 STATUS_EVERY_S: Final = 1.0
 
 _ABOUT_LISTINGS: Final = frozenset({"never_listed", "never_collected", "listing_stale", "run_failed"})
-"""Alarms that the first round of a run may end. They are sent if it does not."""
+"""Alarms that the first round of a run might end. They are sent only if it does not."""
 
 
 class CollectWatch:
-    """Hears and sees what the loop says and does, and passes it on."""
+    """Passes the loop's messages and progress on to the observers."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class CollectWatch:
         labels: Labels,
         metrics_file: Path | None = None,
     ) -> None:
-        """Prepare."""
+        """Pass them to these observers."""
         self.rounds = RoundWatch(began=self._round_began, ended=self._round_ended)
         self.watch: ReplicaWatch | None = None
         self._labels = labels
@@ -67,12 +67,12 @@ class CollectWatch:
         self._has_warned = False
 
     def hear(self, say: Say) -> None:
-        """Show a message; it is also a sign of life."""
+        """Show a message, and take it as a sign of life."""
         self._display.hear(say)
         self._manager.beat()
 
     def look(self, collector: Collector) -> None:
-        """Look at the collector after each of its steps."""
+        """Examine the collector after each of its steps."""
         if self._collector is None:
             self._collector = collector
             self._manager.ready()
@@ -88,11 +88,11 @@ class CollectWatch:
             self._manager.status(self._status(collector))
 
     def metrics(self) -> str:
-        """Return all metrics as text; any thread may ask."""
+        """Return all metrics as text. Any thread may call this."""
         return metrics_in_text(self._samples())
 
     def seen(self, look: ReplicaLook) -> None:
-        """Tell of alarms that began or ended, and write the metrics' file. Called by the watch's thread."""
+        """Report alarms that began or ended, and write the metrics file. The watch's thread calls this."""
         from kropot.notify.alarms import ToldAlarms
 
         if not self._notifier.is_empty:
@@ -105,7 +105,7 @@ class CollectWatch:
         self.write_metrics()
 
     def write_metrics(self) -> None:
-        """Write the metrics' file, if one is wanted."""
+        """Write the metrics file, if one was requested."""
         from kropot.metrics.serving import write_metrics
 
         if self._metrics_file is None:
@@ -186,7 +186,7 @@ def watching(
     address: tuple[str, int] | None,
     metrics_file: Path | None,
 ) -> Iterator[CollectWatch]:
-    """Yield what a loop tells its progress. Threads begin here, so the helper processes MUST have been forked.
+    """Yield the watch to which a loop reports. This starts threads, so the helper processes MUST be forked before.
 
     Raises: KropotError if the address for metrics cannot be used.
     """
@@ -215,7 +215,7 @@ def watching(
 
 @contextmanager
 def _opened(db_string: str) -> Iterator[Ledger]:
-    """Open the ledger to read, without the warnings that the command has given already."""
+    """Open the ledger for reading, without the warnings that the command has already printed."""
     from ledger.log import Ledger
     from ledger.sql import open_store
 

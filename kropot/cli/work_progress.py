@@ -1,8 +1,8 @@
-"""Shows long work on a terminal: how much is done, bytes, the rate, and the time that is left. Elsewhere it is silent.
+"""Show long work on a terminal: items, bytes, rate and remaining time. Elsewhere, only JSON logs show it.
 
 A command wraps its work in `with work_progress(settings, "prune", noun="object", count=n, size=bytes) as progress`,
 and calls `progress.moved(bytes)` and `progress.finished()`, or `progress.reached(objects, bytes)` for work that counts
-itself. Work of several parts calls `progress.part` at the beginning of each. A command prints how the work ended with
+itself. Work with several parts calls `progress.part` at the beginning of each. A command prints how the work ended with
 `emit_summary`, which --quiet leaves out.
 """
 
@@ -30,10 +30,10 @@ _LINE_EVERY_S: Final = 5.0
 
 
 class WorkProgress:
-    """Counts items and bytes, and shows them now and then. Any thread may call it.
+    """Counts items and bytes, and shows them from time to time. Any thread may call it.
 
-    `count` items and `size` bytes are what there is to do, None if that is not known. One item takes about as long as
-    `each` bytes, however small it is: the time that is left is estimated with this.
+    The whole work is `count` items and `size` bytes, None if not known. The overhead of each item, however small, takes
+    about as long as `each` bytes. The estimate of the remaining time uses this.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WorkProgress:
         is_logged: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with nothing done. Without a bar, log lines tell the progress if it `is_logged`."""
+        """Start with nothing done. Without a bar, log lines show the progress if it `is_logged`."""
         self._bar = bar
         self._part: str | None = None
         self._noun = noun
@@ -65,7 +65,7 @@ class WorkProgress:
         self.bytes_done = 0
 
     def part(self, what: str, noun: str, *, count: int | None = None, size: int | None = None) -> None:
-        """Begin the part `what` of the work with nothing done. The rate and the time that is left are the part's."""
+        """Start the part `what` of the work with nothing done. The rate and the remaining time are for this part."""
         with self._lock:
             self._part, self._noun, self._count, self._size = what, noun, count, size
             self._began = self._clock()
@@ -88,7 +88,7 @@ class WorkProgress:
             self._show()
 
     def reached(self, count: int, size: int = 0, *, of: int | None = None) -> None:
-        """Take over the sums of work that counts itself: items, bytes, and how many items there are to do."""
+        """Set the sums of work that counts itself: items done, bytes done, and how many items there are."""
         with self._lock:
             self.count_done, self.bytes_done = count, size
             self._count = self._count if of is None else of
@@ -96,7 +96,7 @@ class WorkProgress:
 
     @property
     def left_s(self) -> float | None:
-        """The seconds that are left at the pace so far, None if that is not known."""
+        """The remaining seconds at the pace so far, None if not known."""
         work, done, spent = self._work, self._done, self._clock() - self._began
         if work is None or done <= 0 or spent <= 0:
             return None
@@ -106,7 +106,7 @@ class WorkProgress:
 
     @property
     def _work(self) -> int | None:
-        """The whole work, in bytes; in items, if no bytes are counted."""
+        """The whole work, in bytes, or in items if no bytes are counted; None if not known."""
         if self._size is None:
             return self._count if not self._each else None
         return self._size + (self._count or 0) * self._each
@@ -152,7 +152,7 @@ class WorkProgress:
 
 
 def now_and_then(event: str, first: str, second: str) -> Callable[[int, int], None]:
-    """Return what takes the two numbers of long work, and logs them under these names every few seconds."""
+    """Return a function that takes two numbers of long work, and logs them under these names every few seconds."""
     told = time.monotonic()
 
     def progress(one: int, other: int) -> None:
@@ -176,7 +176,7 @@ def work_progress(
 ) -> Iterator[WorkProgress]:
     """Yield a display of the work `what`: a bar if stderr is a terminal, log lines with --log-format json, else none.
 
-    With --quiet there is none at all. The bar has no thread of its own, so the work may fork.
+    With --quiet, there is no display at all. The bar has no thread of its own, so the work may fork.
     """
     is_json = settings.log_format == "json"
     if settings.quiet or is_json or not is_terminal(sys.stderr):
@@ -193,7 +193,7 @@ def work_progress(
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    # The bar takes the place of stdout too, so that lines appear above it. A file or a pipe must not lose them to it.
+    # The bar redirects stdout too, so that lines appear above it, but not a file or a pipe, which must get its lines.
     goes_above = is_terminal(sys.stdout)
     with Progress(
         *columns, console=Console(stderr=True), transient=True, auto_refresh=False, redirect_stdout=goes_above

@@ -1,1 +1,1 @@
-"""Collecting: what is decided (plan, lister, step: pure) and what carries it out (loop, workers, transfer)."""
+"""Collecting: the decisions (`decide`: pure), and the code that carries them out (`run`, `transfer`)."""

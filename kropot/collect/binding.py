@@ -1,4 +1,4 @@
-"""Which source a token belongs to: finds it, or begins it. The ledger never forgets a source, so this is careful."""
+"""Finds the source that a token belongs to, or begins one. The ledger never forgets a source, so this is careful."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ LONGEST_TRIAL_S: Final = 10
 def find_source(server: ServerAccess, ledger: Ledger, *, new_source: bool, say: Callable[[str], None]) -> bytes:
     """Return the id of this token's source. A new token begins one, unless its vault has a source at this address.
 
-    `new_source` begins a new one for a token, or a vault, that is known. `say` takes a sentence for the user.
+    `new_source` begins a new one even if the token, or its vault, is known. `say` takes a sentence for the user.
 
     Raises:
-        UsageError: the token, or its vault, is known from another server, or its source retired.
+        UsageError: the token, or its vault, is known from another server, or its source is retired.
         ServerRefusedError: the token is new, and the server refuses it.
         ServerTroubleError: the token is new, and only the server can say whether it belongs to the vault of a source.
     """
@@ -89,8 +89,8 @@ def _ask_for_vault(
 ) -> tuple[bytes | None, bytes | None]:
     """Return the vault of a token that listed nothing yet, and the other source that it continues; None for neither.
 
-    The server is asked whether it knows the token: the ledger never forgets a source, so a mistyped one must not begin
-    one. A server that does not answer can be asked later, but not where a vault could get a second source.
+    The server is asked whether it knows the token, because the ledger never forgets a source, so a mistyped token must
+    not begin one. If the server does not answer, that can wait, unless a vault could get a second source.
 
     Raises:
         ServerRefusedError: it refuses the token.
@@ -154,7 +154,7 @@ def _move(ledger: Ledger, entry: SourceEntry, url: str) -> None:
 
 
 def _is_elsewhere(ledger: Ledger, entry: SourceEntry, url: str, what: str) -> UsageError:
-    """Return that a token, or its vault, is known from another address."""
+    """Return the error for a token, or a vault, that is known from another address."""
     name = shlex.quote(short_name(labels_of(ledger), entry.id))
     return UsageError(
         f"{what} is known from {entry.source.url}, not from {url}: if the server moved, run `kropotcli source alias "

@@ -1,6 +1,6 @@
 """Records in the ledger that a run ended without success, so that `status` says so at once and from anywhere.
 
-The fact is one about the source, and stands until anything else happens to the source: the next page of a listing shows
+The fact is about the source, and applies until anything else happens to the source: the next page of a listing shows
 that the server answers again. So a run that goes well records nothing.
 """
 
@@ -29,7 +29,7 @@ REASONS: Final = {Exit.REFUSED: REFUSED, Exit.ERROR: NO_ANSWER}
 
 @contextmanager
 def failure_recorded(ledger: Ledger, source_id: bytes, instance: str) -> Iterator[None]:
-    """Record the error with which the block ends, if it is not about the ledger's own history or another process."""
+    """Record the error that ends the block, unless it is about the ledger's own history or another process."""
     try:
         yield
     except (IntegrityError, LockedError):
@@ -41,9 +41,9 @@ def failure_recorded(ledger: Ledger, source_id: bytes, instance: str) -> Iterato
 
 
 def record_failure(ledger: Ledger, source_id: bytes, instance: str, reason: str) -> None:
-    """Record why a run failed, unless that is the last thing known of the source. A ledger that is away stays as it is.
+    """Record why a run failed, unless the source's last fact says so already. If the ledger is unavailable, do nothing.
 
-    If another collector records something about the source meanwhile, that is the newer news.
+    If another collector records something about the source in the meantime, that is newer, and nothing is recorded.
     """
     key = source_key(source_id)
     with suppress(LedgerError):

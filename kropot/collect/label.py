@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def label_source(ledger: Ledger, source: bytes, label: str, *, warn: Callable[[str], None]) -> None:
-    """Label the source, unless it has a label. A label that is not to be had is warned of: collecting comes first."""
+    """Label the source, unless it has a label. If the label cannot be used, only warn: collecting comes first."""
     kept = keeping_of(ledger, source)
     if kept.keeping.label == label:
         return

@@ -1,7 +1,7 @@
 """Runs a collector for each of several sources, each in a process of its own (docs/decisions/0037).
 
-The parent collects nothing. It starts the collectors, starts one again that failed, and asks all of them to stop when
-it is asked to. A collector whose parent is gone stops by itself.
+The parent collects nothing. It starts the collectors, restarts those that failed, and asks all of them to stop when it
+is asked to stop. A collector whose parent is gone stops by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHORTEST_PAUSE_S: Final = 60
 LONGEST_PAUSE_S: Final = 3600
 GOOD_RUN_S: Final = 600
-"""A collector that ran for this long was healthy: if it then fails, it is started again as after a first failure."""
+"""A collector that ran for this long was healthy: if it then fails, that counts as a first failure."""
 
 LOOK_EVERY_S: Final = 0.5
 STOP_WITHIN_S: Final = 60.0
@@ -39,15 +39,15 @@ STOP_WITHIN_S: Final = 60.0
 
 
 def pause_s(failures: int) -> int:
-    """Return how long to wait before a collector that failed so many times in a row is started again."""
+    """Return how many seconds to wait before restarting a collector that failed this many times in a row."""
     return min(SHORTEST_PAUSE_S << min(failures - 1, 10), LONGEST_PAUSE_S)
 
 
 def code_of_all(codes: Sequence[int]) -> Exit:
     """Return the exit code of a run over several sources.
 
-    4 beats everything. If all sources ended alike, that is the answer. If only some could be collected, it is 3, and if
-    none could, it is 1.
+    4 beats everything else, then an interrupt. If all sources ended alike, that is the answer. If only some could be
+    collected, it is 3, and if none could, it is 1.
     """
     kinds = set(codes)
     if Exit.FINDINGS in kinds:
@@ -75,7 +75,7 @@ class RunningSource:
 
 
 class Collectors:
-    """The collectors of several sources. `work` runs in each process: it gets a name and how it is stopped."""
+    """The collectors of several sources. `work` runs in each process. It gets a name and what stops its loop."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Collectors:
         warn: Callable[[str], None],
         look: Callable[[int, int], None] = lambda _working, _waiting: None,
     ) -> None:
-        """Start nothing yet. `look` is called at least once a second with how many sources are at work, and wait."""
+        """Prepare. `look` is called at least once a second with the numbers of working and waiting sources."""
         self._sources = [RunningSource(name) for name in names]
         self._work = work
         self._once = once
@@ -201,7 +201,7 @@ def _rest() -> tuple[()]:
 
 
 def _serve(work: Callable[[str, Callable[[Loop], Any]], int], name: str, links: list[Connection]) -> None:
-    """Do the work, stopped by what the parent says or by its end, and tell it the exit code."""
+    """Do the work until it ends, or the parent says stop or is gone; then send the parent the exit code."""
     link = links[0]
     code = work(name, partial(_stopped_by_parent, link))
     link.send(int(code))

@@ -1,4 +1,4 @@
-"""Packs what is loose in the storage, for a command and for upkeep."""
+"""Packs loose objects in the storage, for a command and for upkeep."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def gather(ledger: Ledger, storage: Storage, rule: PackRule, *, only_if_worth: bool = False) -> GatherReport | None:
-    """Gather loose small objects into packs; None if another process does, or nothing is to be done.
+    """Gather small loose objects into packs; return None if another process does, or if it is not worth it.
 
-    With `only_if_worth`, a look at a few folders decides whether there is a pack's worth.
+    With `only_if_worth`, a look at a few folders decides whether there is enough for a pack.
 
     Raises: StorageError, LedgerError.
     """

@@ -1,6 +1,6 @@
-"""Puts a collector together and runs it: the ledger, the storage, the server, the decisions and the upkeep beside them.
+"""Assembles a collector and runs it: the ledger, the storage, the server, the decisions, and the upkeep beside them.
 
-`collect` is the only entry. The command `collect` runs it, and so does `verify --repair`.
+`collect` is the only entry point. The command `collect` calls it, and so does `verify --repair`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SHORTEST_REFRESH_S: Final = 1
 """--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
 
 IN_STEP_S: Final = 10.0
-"""How long a collector that was asked to stop still brings further storages up to date. The next start continues."""
+"""How long a collector still updates further storages after it was asked to stop. The next start continues."""
 
 IN_STEP_ONCE_S: Final = 600.0
 """The same at the end of `--once`, where nobody waits."""
@@ -138,15 +138,15 @@ def collect(
 ) -> Outcome:
     """Run a collector until it is done or is asked to stop.
 
-    `show` opens what displays the progress; `say` and `warn` take a sentence for the user. Within the block that
-    `stopping` opens, somebody can ask the loop to stop.
+    `show` opens the progress display; `say` and `warn` take a sentence for the user. Within the block that `stopping`
+    opens, the loop can be asked to stop.
 
     Raises:
-        LockedError: another living process works under this instance's name.
+        LockedError: another live process works under this instance's name.
         UsageError: the token is known from another server, or an option makes no sense.
         ServerRefusedError: the token is new, and the server refuses it.
         StorageAwayError: the ledger names objects, and the storage has no folder for them.
-        IntegrityError: the storage holds another history than the ledger.
+        IntegrityError: the storage holds a different history from the ledger.
     """
     with _locked_storage(options, ledger) as objects, options.server.client() as client:
         segments = options.storage.segments(writing=True)
@@ -191,11 +191,11 @@ def collect(
             )
 
 
-# --- what a collector stands on --------------------------------------------------------------------------------------
+# --- what a collector needs ---------------------------------------------------------------------------------------
 
 
 class _Movers(Struct, frozen=True, kw_only=True):
-    """What moves contents: makers of the engines, and what publishes."""
+    """What moves contents: the factories of the engines, and the publisher."""
 
     engine: Callable[[], TransferEngine]
     publisher: ObjectPublisher
@@ -205,7 +205,7 @@ class _Movers(Struct, frozen=True, kw_only=True):
 def _here(
     options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
 ) -> tuple[Callable[[], TransferEngine], Callable[[], PrefetchThreads]]:
-    """Return what makes the engines that move contents, in whatever process they are made."""
+    """Return the factories of the engines that move contents, for whichever process calls them."""
     choice = choose_engine()
     if choice.warning:
         warn(choice.warning)
@@ -226,7 +226,7 @@ def _here(
 def _transfers(
     options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
 ) -> Iterator[_Movers]:
-    """Open what makes engines and what publishes: in a process of their own where this pays, else in this one."""
+    """Open the engine factories and the publisher, in a process of their own if that pays, else in this one."""
     make, make_prefetching = _here(options, client, objects, warn)
     if not can_fork() or processors() == 1:
         yield _Movers(engine=make, publisher=objects, prefetching=make_prefetching)
@@ -242,12 +242,12 @@ def _transfers(
 def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectStore]:
     """Hold the instance's name in the storage, and leave nothing unfinished there."""
     demand_objects(options.storage, ledger)
-    # Without the ledger's places: contents are stored in a fork, which must not use this process's connections.
+    # Without the ledger's places, because contents are stored in a fork, which must not use our connections.
     objects = options.storage.objects(pack=PackRule(below=options.pack_below))
     objects.lock()
     try:
         yield objects
-        # No transfer runs any more. Remove what was broken off now: the next start may be far away.
+        # No transfer runs any more. Remove what was broken off now, because the next start may be far away.
         with suppress(StorageError):
             objects.clean_own_leftovers(partial(_is_wanted, ledger))
     finally:
@@ -255,7 +255,7 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
 
 
 def _is_wanted(ledger: Ledger, note: bytes) -> bool:
-    """Whether the bytes of a transfer that broke off are still waited for: its element is there and has no copy."""
+    """Whether the bytes of a transfer that broke off are still wanted: its element is present and has no sound copy."""
     kept = read_note(note)
     entry = None if kept is None else ledger.entries({kept.stream}).get(kept.stream)
     element = None if entry is None else entry.element
@@ -264,7 +264,7 @@ def _is_wanted(ledger: Ledger, note: bytes) -> bool:
 
 @contextmanager
 def _enrolled(options: CollectOptions, ledger: Ledger) -> Iterator[None]:
-    """Hold the instance's name in the ledger. Raises: LockedError while another living process holds it."""
+    """Hold the instance's name in the ledger. Raises: LockedError while another live process holds it."""
     ledger.begin()
     try:
         ledger.work.enroll(options.instance, place=options.storage.place, lease_us=LEASE_US, here=True)
@@ -276,7 +276,7 @@ def _enrolled(options: CollectOptions, ledger: Ledger) -> Iterator[None]:
             f"--instance-name; if it crashed, its name is free after {LEASE_US // 60_000_000} minutes"
         ) from error
     finally:
-        # This ends this session alone: another process that has the name keeps it.
+        # This ends only this session; another process that has the name keeps it.
         ledger.work.retire(options.instance)
 
 
@@ -353,7 +353,7 @@ def _loop(
 def _upkeep(
     options: CollectOptions, ledger: Ledger, segments: SegmentFolder, loop: Loop, warn: Callable[[str], None]
 ) -> Upkeep:
-    """Return what is done for the ledger beside the loop."""
+    """Return the upkeep of the ledger that runs beside the loop."""
     chores = [keep_snapshots(ledger)]
     if options.pack_below:
         rule = PackRule(below=options.pack_below)
@@ -381,7 +381,7 @@ def _upkeep(
 
 @contextmanager
 def _in_step(options: CollectOptions, ledger: Ledger, loop: Loop, warn: Callable[[str], None]) -> Iterator[None]:
-    """Keep the further storages in step, on a thread of its own: the first copy of everything takes long."""
+    """Keep the further storages in step on a separate thread, because the first copy of everything takes long."""
     if options.surroundings is None or not options.also_store:
         yield
         return
@@ -408,7 +408,7 @@ def _in_step(options: CollectOptions, ledger: Ledger, loop: Loop, warn: Callable
 
 
 def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:
-    """Return the file of the key for checkpoints, None if none are to be signed.
+    """Return the key file for checkpoints, None if none are signed.
 
     Raises: UsageError for folders without a key.
     """

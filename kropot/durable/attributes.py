@@ -1,4 +1,4 @@
-"""What an entry has beside its content: owner, extended attributes, permissions, time. Given as far as a target can."""
+"""An entry's attributes: owner, extended attributes, permissions, time. They are set as far as the target allows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 
 
 class Attributes(Struct, frozen=True, kw_only=True):
-    """What to give to an entry. None leaves it as it is.
+    """The attributes to set on an entry. None leaves an attribute as is.
 
-    `owner` is (user, group) as numbers. Set-uid and set-gid bits of `mode` are given only together with the owner: they
-    say who runs the file. `xattrs` are (name, value); None if nothing is known about them. `is_folder`: the mode may
-    have the sticky bit, which protects what is in the folder and gives nobody anything.
+    `owner` is (user, group) as numbers. Set-uid and set-gid bits of `mode` are set only together with the owner: they
+    say who runs the file. `xattrs` are (name, value); None if nothing is known about them. `is_folder`: the mode can
+    have the sticky bit, which protects the folder's entries and grants nobody any rights.
     """
 
     mode: int | None = None
@@ -36,9 +36,9 @@ class Attributes(Struct, frozen=True, kw_only=True):
 
 
 def put_on(fd: int, wanted: Attributes) -> tuple[Refused, ...]:
-    """Give an open file or folder its attributes, and return what the file system refused.
+    """Set the attributes of an open file or folder, and return those that the file system refused.
 
-    The order matters: a new owner takes set-uid bits and capabilities away, an ACL sets the mode of the group, and
+    The order matters: a new owner removes set-uid bits and capabilities, an ACL sets the group's mode, and
     everything but the time itself can change the time.
     """
     refused = list(_own_and_extend(fd, wanted))
@@ -58,7 +58,7 @@ def put_on(fd: int, wanted: Attributes) -> tuple[Refused, ...]:
 
 
 def put_on_link(folder: int, name: bytes, wanted: Attributes) -> tuple[Refused, ...]:
-    """Give a symlink its attributes, not what it leads to. A symlink has no mode of its own."""
+    """Set the attributes of a symlink, not of its target. A symlink has no mode of its own."""
     try:
         fd = os.open(name, getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
@@ -76,7 +76,7 @@ def put_on_link(folder: int, name: bytes, wanted: Attributes) -> tuple[Refused, 
 
 
 def _own_and_extend(fd: int, wanted: Attributes, link: tuple[int, bytes] | None = None) -> Iterator[Refused]:
-    """Give owner and extended attributes; yield what was refused."""
+    """Set owner and extended attributes; yield those that were refused."""
     if wanted.owner is not None:
         try:
             if link is None:
@@ -86,12 +86,12 @@ def _own_and_extend(fd: int, wanted: Attributes, link: tuple[int, bytes] | None 
         except OSError:
             yield "owner"
     if wanted.xattrs is not None:
-        # A descriptor of a symlink takes no such call, but its name in /proc stands for the symlink itself.
+        # A descriptor of a symlink does not support this call, but its name in /proc means the symlink itself.
         yield from _extend(fd if link is None else f"/proc/self/fd/{fd}", wanted.xattrs)
 
 
 def _extend(place: int | str, xattrs: tuple[tuple[bytes, bytes], ...]) -> Iterator[Refused]:
-    """Give extended attributes. An ACL that came from the folder above is taken away."""
+    """Set extended attributes. An ACL that was inherited from the parent folder is removed."""
     is_refused = False
     for name, value in xattrs:
         try:

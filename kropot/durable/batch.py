@@ -1,8 +1,8 @@
-"""How written files become durable: one `syncfs` for a whole batch where its errors can be trusted, else an fsync each.
+"""Make written files durable: one `syncfs` for a whole batch where its errors can be trusted, else an fsync for each.
 
-`syncfs` reports a failed write-back once for every descriptor that was open when it failed, and only since Linux 5.8.
-So one descriptor is opened before the first write, and after an error everything written under it is given up: the
-kernel has dropped those pages, and a second sync would say that all is well.
+`syncfs` reports a failed write-back once to each descriptor that was open when it failed, and only since Linux 5.8.
+So one descriptor is opened before the first write. After an error, everything written under it is given up, because
+the kernel has dropped those pages and a second sync would report success.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Method = Literal["syncfs", "fsync"]
 FSYNC_THREADS = 16
 
 MANY_FOLDERS = 4
-"""From this many folders on, one sync of the whole volume is cheaper than one sync for each."""
+"""From this many folders on, one sync of the whole volume is cheaper than one sync per folder."""
 
 _SYNCFS_REPORTS_ERRORS_SINCE = (5, 8)
 
 # Local file systems whose write-back errors reach syncfs. Network and FUSE file systems, and overlays (whose errors
-# stay with the layer below), get an fsync a file.
+# stay in the layer below), get one fsync per file.
 _TRUSTED = {
     0xEF53: "ext4",
     0x58465342: "xfs",
@@ -44,14 +44,14 @@ _TRUSTED = {
 
 
 class Choice(Struct, frozen=True, kw_only=True):
-    """The chosen method, and why, in words for a log."""
+    """The chosen method, and the reason, worded for a log."""
 
     method: Method
     why: str
 
 
 def choose_method(root: str) -> Choice:
-    """Choose how files below `root`, which exists, are made durable. Raises: OSError."""
+    """Choose how to make files below `root` durable; `root` MUST exist. Raises: OSError."""
     return choose(platform=sys.platform, release=os.uname().release, magic=file_system_type(root))
 
 
@@ -68,7 +68,7 @@ def choose(*, platform: str, release: str, magic: int | None) -> Choice:
 
 
 def kernel_version(release: str) -> tuple[int, int]:
-    """Return (major, minor) of a kernel's release; (0, 0) for one that cannot be read, which trusts nothing."""
+    """Return (major, minor) of a kernel's release; (0, 0), which is never trusted, if it cannot be parsed."""
     parts = release.split(".")
     try:
         return int(parts[0]), int("".join(c for c in parts[1].split("-")[0] if c.isdigit()))
@@ -77,20 +77,20 @@ def kernel_version(release: str) -> tuple[int, int]:
 
 
 class Pending(Struct, frozen=True):
-    """What stands between a written file and its durability: a generation of the volume, or an fsync under way."""
+    """What a written file waits for until it is durable: a sync of its generation of the volume, or a running fsync."""
 
     generation: int
     fsync: Future[None] | None = None
 
 
 class Durability:
-    """Makes files durable in batches; one thread may stage while another settles.
+    """Makes files durable in batches; one thread can stage while another settles.
 
-    After a failed `syncfs` it goes on with an fsync for each file, which tells the sound ones from the others.
+    After a failed `syncfs` it continues with an fsync for each file, which tells the sound ones from the others.
     """
 
     def __init__(self, root: str, files: FileSystem, method: Method) -> None:
-        """Prepare; nothing is opened before the first `begin`."""
+        """Open nothing before the first `begin`."""
         self._root = root
         self._files = files
         self._method: Method = method
@@ -101,11 +101,11 @@ class Durability:
 
     @property
     def method(self) -> Method:
-        """The method in use for files that begin now."""
+        """The method for files that are created from now on."""
         return self._method
 
     def begin(self) -> int:
-        """Return the generation for a file that is about to be created. MUST be called before its first write.
+        """Return the generation for a file that is about to be created. MUST be called before the file's first write.
 
         Raises: OSError.
         """
@@ -115,14 +115,14 @@ class Durability:
             return self._generation
 
     def hand_over(self, fd: int, generation: int) -> Pending:
-        """Take the descriptor of a completely written file and close it in time. Raises: OSError."""
+        """Take over the descriptor of a completely written file, and close it. Raises: OSError."""
         if self._method == "syncfs" or generation != self._generation:
             self._files.close(fd)
             return Pending(generation)
         return Pending(generation, self._threads().submit(self._sync_and_close, fd))
 
     def settle(self, batch: Sequence[Pending]) -> list[StorageError | None]:
-        """Return once each file is durable, or the error that means it MUST be written again; answers in order."""
+        """Wait for each file. Return, in order, None if it is durable, or the error: then it MUST be written again."""
         if any(p.fsync is None and p.generation == self._generation for p in batch):
             failure = self._sync_volume()
             if failure is not None:
@@ -130,10 +130,10 @@ class Durability:
         return [self._verdict(p) for p in batch]
 
     def sync_folders(self, folders: Sequence[str]) -> dict[str, StorageError]:
-        """Sync each folder, and return the errors of those that could not be.
+        """Sync each folder, and return the errors by folder.
 
-        Many are synced at once with the whole volume, where that can be trusted: an fsync of each makes the disk flush
-        its cache each time (256 folders: 500-900 ms against 3-12 ms).
+        Many folders are synced at once with the whole volume, where that can be trusted, because an fsync of each one
+        makes the disk flush its cache each time (256 folders: 500-900 ms against 3-12 ms).
         """
         if self._method == "syncfs" and len(folders) >= MANY_FOLDERS:
             failure = self._sync_volume()
@@ -146,7 +146,7 @@ class Durability:
         }
 
     def each(self, act: Callable[[str], None], paths: Sequence[str]) -> list[OSError | None]:
-        """Do `act` for every path, in threads where each would wait for the disk alone; return its error or None."""
+        """Call `act` for every path, in threads if each would wait for the disk by itself; return errors or None."""
 
         def attempt(path: str) -> OSError | None:
             try:
@@ -155,13 +155,13 @@ class Durability:
                 return error
             return None
 
-        # One journal commit makes all folders of a local file system durable: threads would only cost.
+        # One journal commit makes all folders of a local file system durable, so threads would only cost time.
         if self._method == "syncfs" or len(paths) < 2:  # noqa: PLR2004 -- one path needs no thread
             return [attempt(path) for path in paths]
         return list(self._threads().map(attempt, paths))
 
     def close(self) -> None:
-        """Close the descriptor and end the threads; what was not settled is not durable."""
+        """Close the descriptor and end the threads. Files that were not settled are not durable."""
         with self._lock:
             volume, self._volume = self._volume, None
             pool, self._pool = self._pool, None

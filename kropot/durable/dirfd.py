@@ -1,4 +1,4 @@
-"""Steps below an open folder: by descriptor, one name at a time, and never through a symbolic link."""
+"""Walk below an open folder: by descriptor, one name at a time, and never through a symbolic link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
 
 USUAL: Final = 0o777
-"""The mode of folders made for restored files, less the umask: whoever may read the files must reach them."""
+"""The mode of folders made for restored files, less the umask. Anyone who may read the files must reach them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -29,15 +29,15 @@ _OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 
 
 class NotRegularError(OSError):
-    """What has this name is a folder, a pipe, a socket or a device."""
+    """The name belongs to a folder, a pipe, a socket or a device."""
 
     def __init__(self, name: str | bytes | Path) -> None:
-        """Take the name as it was given."""
+        """Put the given name into the error."""
         super().__init__(errno.ENXIO, "it is not a regular file", os.fsdecode(name))
 
 
 def open_below(root: int, path: Parts) -> int:
-    """Open a regular file for reading, step by step from the folder `root`, through no link. Raises: OSError."""
+    """Open a regular file for reading, step by step from `root`, without following links. Raises: OSError."""
     folder = descend(root, path[:-1])
     try:
         return open_regular(path[-1], os.O_RDONLY, folder)
@@ -46,9 +46,9 @@ def open_below(root: int, path: Parts) -> int:
 
 
 def open_entry(root: int, path: bytes) -> int:
-    """Return a descriptor of what has this path below the open folder `root`, through no symlink.
+    """Return a descriptor of the entry at this path below the open folder `root`, without following symlinks.
 
-    A symlink itself is opened, not what it leads to. The empty path is the folder itself. The caller must close it.
+    A symlink itself is opened, not its target. The empty path is the folder itself. The caller must close it.
 
     Raises:
         OSError: there is no such entry, or it cannot be opened.
@@ -73,10 +73,10 @@ def descend(
     made: Callable[[Parts], object] = lambda _: None,
     sync: bool = True,
 ) -> int:
-    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError.
+    """Return a descriptor of the folder at `path` below `root`, without following links. Raises: OSError.
 
-    Folders that are missing are made with the mode `make`, if there is one, and `made` is called with their paths.
-    Their names are durable if `sync` says so.
+    If `make` is given, missing folders are made with that mode, and `made` is called with their paths. With `sync`,
+    their names are made durable.
     """
     fd = os.dup(root)
     try:
@@ -98,7 +98,7 @@ def descend(
 
 
 def look_below(root: Path, path: Parts) -> os.stat_result | None:
-    """Return what has this name below a folder, through no link; None where nothing has, or the folder is missing."""
+    """Return the status of an entry below a folder, without following links; None if it or the folder is missing."""
     fd = folder = None
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -113,7 +113,7 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
 
 
 def link_below(root: int, path: Parts) -> bytes | None:
-    """Return where a symlink leads, found through no other link; None if this is something else. Raises: OSError."""
+    """Return a symlink's target, without following other links; None if it is no symlink. Raises: OSError."""
     folder = descend(root, path[:-1])
     try:
         return os.readlink(path[-1], dir_fd=folder)
@@ -128,8 +128,8 @@ def link_below(root: int, path: Parts) -> bytes | None:
 def sync_names(folder: int) -> None:
     """Make the names in an open folder durable, as far as its file system can. Raises: OSError.
 
-    CIFS and some FUSE file systems have no sync of folders and answer EINVAL or ENOTSUP. Then nothing more can be done,
-    and the log says so once. Every other error means that names may be lost, and is raised.
+    CIFS and some FUSE file systems cannot sync folders and answer EINVAL or ENOTSUP. Then nothing more can be done,
+    and the log says so once. Any other error means that names can be lost, and is raised.
     """
     try:
         os.fsync(folder)
@@ -157,12 +157,12 @@ def sync_folder(path: str | Path) -> None:
 
 
 def make_root(root: Path, mode: int = 0o700) -> None:
-    """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
+    """Make a folder and its parents durably. Existing ones are synced too: a run that was killed may have made them."""
     if not root.is_dir():
         if root.parent != root:
             make_root(root.parent, mode)
         root.mkdir(mode=mode, exist_ok=True)
-    # A folder above that is not ours to open is none in which this user made one.
+    # If this user cannot open the parent folder, this user made no folder in it.
     with suppress(PermissionError):
         sync_folder(root.parent)
 
@@ -175,9 +175,9 @@ def open_folder(
     *,
     sync: bool = True,
 ) -> int:
-    """Open a folder within another, made where it is missing (durably, with `sync`); a symbolic link is refused.
+    """Open a folder within another, and make it if missing (durably, with `sync`). A symbolic link is refused.
 
-    `made` is called with the name of a folder that this made.
+    `made` is called with the folder's name if this made it.
     """
     with suppress(FileNotFoundError):
         return os.open(name, _FOLDER, dir_fd=parent)
@@ -194,7 +194,7 @@ def open_regular(
 ) -> int:
     """Open a regular file, in the open `folder` if one is given; with `follow`, the name may be a symbolic link.
 
-    A pipe, a socket or a device is refused at once: opening or reading it could wait for ever.
+    A pipe, a socket or a device is refused at once, because opening or reading it could wait forever.
 
     Raises: NotRegularError; OSError.
     """
@@ -202,7 +202,7 @@ def open_regular(
     try:
         fd = os.open(name, flags, 0o600, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # what the system says of a socket
+        if error.errno == errno.ENXIO:  # the system's error for a socket
             raise NotRegularError(name) from None
         raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -214,7 +214,7 @@ def open_regular(
 def open_named(path: Path) -> BinaryIO:
     """Open a regular file for reading; links are followed. Raises: OSError, as `open_regular` does.
 
-    `/dev/fd/N` and `/dev/stdin` may be pipes: nobody can plant them, the user's own shell opened them (`<(...)`).
+    `/dev/fd/N` and `/dev/stdin` can be pipes. Nobody can plant them, because the user's shell opened them (`<(...)`).
     """
     if str(path).startswith(_OPENED_BY_THE_SHELL):
         return path.open("rb")

@@ -1,4 +1,4 @@
-"""Drafts: files without a name yet."""
+"""Drafts: files that have no name yet."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CLONE = 0x40049409
 
 
 class Draft:
-    """A file without a name yet, in the workroom; exactly one of `Tree.place` and `drop` ends it."""
+    """A file in the workroom that has no name yet. `TargetFolder.place` names it; `drop` ends it."""
 
     def __init__(self, room: int, name: bytes, stopping: threading.Event, *, where: str) -> None:
-        """Make the file, for its owner alone; nothing more is written once `stopping` is set.
+        """Make the file, readable only by its owner. Nothing more is written once `stopping` is set.
 
         `where` is the folder, for messages. Raises: OSError.
         """
@@ -47,14 +47,14 @@ class Draft:
             raise refusal(error, f"writing a file in {self._where}") from None
 
     def skip(self, size: int) -> None:
-        """Leave so many bytes out: they are a hole, where the file system has holes, else zeros. Raises: as `write`."""
+        """Skip `size` bytes: they become a hole, or zeros if the file system has no holes. Raises: as `write`."""
         try:
             os.ftruncate(self.fd, os.lseek(self.fd, size, os.SEEK_CUR))
         except OSError as error:
             raise refusal(error, f"writing a file in {self._where}") from None
 
     def clone(self, source: int) -> bool:
-        """Share the blocks of the open file `source`; False where the file system cannot, and nothing changed."""
+        """Share the blocks of the open file `source`. Return False, with nothing changed, if the file system cannot."""
         try:
             fcntl.ioctl(self.fd, _CLONE, source)
         except OSError:
@@ -62,7 +62,7 @@ class Draft:
         return True
 
     def link(self, source: int) -> bool:
-        """Become another name of the open file `source`; False where the file system cannot, and nothing changed."""
+        """Become another name of the open file `source`. Return False, with nothing changed, if that is impossible."""
         name = self.name + b".link"
         try:
             os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=self._room, follow_symlinks=True)
@@ -77,12 +77,12 @@ class Draft:
         return True
 
     def dress(self, wanted: Attributes) -> tuple[Refused, ...]:
-        """Give the file what it has beside its content, and return what the file system refused."""
-        # The other name's owner keeps its own.
+        """Set the file's attributes, and return those that the file system refused."""
+        # A shared file keeps the attributes that its other name gave it.
         return () if self.is_shared else put_on(self.fd, wanted)
 
     def sync(self) -> os.stat_result:
-        """Make the content durable, return what the file system says of it.
+        """Make the content durable, and return the file's status.
 
         Raises: TooLargeError, UnplaceableError, TreeError.
         """
@@ -93,9 +93,9 @@ class Draft:
             raise refusal(error, f"syncing a file in {self._where}") from None
 
     def drop(self) -> None:
-        """Forget the file, or only let go of it where it was placed."""
+        """Remove the file, or only close it if it was placed."""
         os.close(self.fd)
-        # What stays is swept by the next run.
+        # The next run sweeps what remains.
         with suppress(OSError):
             os.unlink(self.name, dir_fd=self._room)
 

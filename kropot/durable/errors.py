@@ -1,4 +1,4 @@
-"""What can go wrong when files are written: one sentence for the user, and a stable word for the ledger."""
+"""Errors of writing files: one sentence for the user, and a stable word for the ledger."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _WHY = {
 class StorageError(KropotError):
     """A storage operation failed; nothing that was acknowledged is lost.
 
-    `reason` is a stable word that may stand in a ledger. `passes` says that the whole storage is away or busy for a
-    while, which says nothing about what was to be stored.
+    `reason` is a stable word that a ledger can hold. `passes` says that the whole storage is unavailable or busy for a
+    while, which says nothing about the object that was to be stored.
     """
 
     reason: ClassVar[str] = "storage_error"
@@ -34,19 +34,19 @@ class StorageError(KropotError):
 
 
 class StorageFullError(StorageError):
-    """There is no room: the disk, the quota or the file size limit is reached. Work goes on when there is room."""
+    """There is no room: disk, quota or file size limit is reached. Work continues when there is room again."""
 
     reason = "storage_full"
 
 
 class DiscardedError(StorageError):
-    """Another file of the batch could not be made durable. This one MUST be fetched again, and never synced again."""
+    """Another file of the batch could not be made durable. This one MUST be fetched again, not synced again."""
 
     reason = "storage_discarded"
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:
-    """Translate an operating system's error met while `doing` something ("writing /srv/x") into one clear sentence."""
+    """Turn an operating system's error into one clear sentence. It came while `doing` something ("writing /srv/x")."""
     number = error.errno or 0
     why = _WHY.get(number) or error.strerror or str(error)
     kind = StorageFullError if number in _NO_ROOM else StorageError

@@ -1,6 +1,6 @@
-"""The file operations a directory store is made of, one method a step, so that every step can be watched and broken."""
+"""The file operations of a directory store, one method per step, so that tests can watch and break every step."""
 
-# ruff: noqa: PTH102, PTH104, PTH108, PTH120 -- one system call a method, with descriptors and strings
+# ruff: noqa: PTH102, PTH104, PTH108, PTH120 -- one system call per method, with descriptors and strings
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from kropot.durable.dirfd import open_regular, sync_folder
 
 
 class FileSystem(Protocol):
-    """Everything that changes or syncs files; each call is one step, after which a crash may come.
+    """Everything that changes or syncs files. Each call is one step, after which a crash can happen.
 
     All methods raise OSError. Paths are absolute.
     """
 
     def make_folder(self, path: str) -> None:
-        """Create one folder, 0700; FileExistsError where something has that name."""
+        """Create one folder with mode 0700. FileExistsError if the name is taken."""
         ...
 
     def create(self, path: str) -> int:
-        """Create a file, 0600, that MUST NOT exist, and return a descriptor for writing."""
+        """Create a file with mode 0600, which MUST NOT exist, and return a descriptor for writing."""
         ...
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> int:
-        """Write some of `data`, return how many bytes."""
+        """Write some of `data`, and return how many bytes."""
         ...
 
     def reopen(self, path: str, size: int) -> int:
-        """Open an existing regular file to write on after its first `size` bytes, which are to be read first.
+        """Open an existing regular file to continue writing after its first `size` bytes, which are to be read first.
 
-        What stands behind them is cut off. The descriptor is at the file's beginning.
+        Everything after them is cut off. The descriptor is at the file's beginning.
         """
         ...
 
     def start_writing(self, fd: int, offset: int, size: int) -> None:
-        """Set the disk to work on these bytes, without waiting: it promises nothing, and hides no later error."""
+        """Start writing these bytes to disk without waiting. This promises nothing, and hides no later error."""
         ...
 
     def open_read(self, path: str) -> int:
@@ -49,7 +49,7 @@ class FileSystem(Protocol):
         ...
 
     def read_into(self, fd: int, buffer: memoryview) -> int:
-        """Fill `buffer` from the file, return how many bytes; 0 at its end."""
+        """Fill `buffer` from the file, and return how many bytes; 0 at its end."""
         ...
 
     def sync_file(self, fd: int) -> None:
@@ -69,7 +69,7 @@ class FileSystem(Protocol):
         ...
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name, atomically; a file that had that name is replaced."""
+        """Rename a file atomically; a file that had the new name is replaced."""
         ...
 
     def unlink(self, path: str) -> None:
@@ -93,11 +93,11 @@ class OsFiles:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> int:
-        """Write once; may be short."""
+        """Write once, possibly fewer bytes than given."""
         return os.write(fd, data)
 
     def reopen(self, path: str, size: int) -> int:
-        """Open for both, and cut what may have been written behind the mark."""
+        """Open for reading and writing, and cut off anything after the first `size` bytes."""
         fd = open_regular(path, os.O_RDWR)
         try:
             os.ftruncate(fd, min(size, os.fstat(fd).st_size))
@@ -107,9 +107,9 @@ class OsFiles:
         return fd
 
     def start_writing(self, fd: int, offset: int, size: int) -> None:
-        """Start the write-back without waiting for it, where the system can.
+        """Start the write-back without waiting for it, if the system can.
 
-        An error of it is reported by the sync that follows: only the flags that wait would take it away from there.
+        The sync that follows reports any error of it; only the flags that wait would take the error away.
         """
         if _start_write_back is not None and _start_write_back(fd, offset, size, _WRITE) != 0:
             number = ctypes.get_errno()
@@ -117,15 +117,15 @@ class OsFiles:
                 raise OSError(number, os.strerror(number))
 
     def open_read(self, path: str) -> int:
-        """Open; the access time is not asked to stay, which only the owner could."""
+        """Open, without O_NOATIME, which only the owner could use."""
         return open_regular(path)
 
     def read_into(self, fd: int, buffer: memoryview) -> int:
-        """Read once; may be short."""
+        """Read once, possibly fewer bytes than fit."""
         return os.readv(fd, [buffer])
 
     def sync_file(self, fd: int) -> None:
-        """Fsync; on a Mac, where that stops at the drive's cache, the full one."""
+        """Fsync. On a Mac, where fsync stops at the drive's cache, do a full one."""
         if sys.platform == "darwin":
             import fcntl
 
@@ -134,11 +134,11 @@ class OsFiles:
             os.fsync(fd)
 
     def sync_folder(self, path: str) -> None:
-        """Fsync the folder through a descriptor of its own, as far as the file system can."""
+        """Fsync the folder through its own descriptor, as far as the file system can."""
         sync_folder(path)
 
     def open_volume(self, path: str) -> int:
-        """Open the folder: any descriptor of the file system will do."""
+        """Open the folder, because any descriptor on the file system will do."""
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def sync_volume(self, fd: int) -> None:
@@ -148,7 +148,7 @@ class OsFiles:
             raise OSError(number, os.strerror(number))
 
     def rename(self, source: str, target: str) -> None:
-        """Rename, replacing."""
+        """Rename, and replace."""
         os.rename(source, target)
 
     def unlink(self, path: str) -> None:
@@ -156,19 +156,19 @@ class OsFiles:
         os.unlink(path)
 
     def close(self, fd: int) -> None:
-        """Close; on a network file system this too reports write errors."""
+        """Close. On a network file system, this reports write errors too."""
         os.close(fd)
 
 
 class Room(Struct, frozen=True, kw_only=True):
-    """What an ordinary user can still put on a file system: so many bytes and files. None: not known, or no limit."""
+    """How many bytes and files an ordinary user can still put on a file system. None: not known, or no limit."""
 
     bytes: int | None
     files: int | None
 
 
 def room_at(folder: str) -> Room:
-    """Return the room where a folder is, or will be made: in the nearest one above that exists. Raises: OSError."""
+    """Return the room for a folder, or, if it is missing, for the nearest parent that exists. Raises: OSError."""
     while True:
         try:
             status = os.statvfs(folder)
@@ -183,10 +183,10 @@ def room_at(folder: str) -> Room:
 
 
 def file_system_type(path: str) -> int | None:
-    """Return the file system's magic number as statfs gives it, None off Linux. Raises: OSError."""
+    """Return the file system's magic number from statfs, or None if this is not Linux. Raises: OSError."""
     if not sys.platform.startswith("linux"):
         return None
-    # struct statfs begins with f_type, a word, on every Linux; the rest is room that is not looked at.
+    # struct statfs begins with f_type, a word, on every Linux; the rest of the buffer is not used.
     room = (ctypes.c_long * 64)()
     if _libc.statfs(os.fsencode(path), ctypes.byref(room)) != 0:
         number = ctypes.get_errno()

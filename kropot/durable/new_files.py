@@ -1,4 +1,4 @@
-"""Many new files below a folder at once: each is written whole, all are made durable together, then they get names."""
+"""Write many new files below a folder: each is written whole, all are made durable together, then they get names."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NUMBERS: Final = 1 << 40
 
 
 class NewFiles:
-    """Writes files without a name yet into the workroom of a folder that a `TargetFolder` holds.
+    """Writes files that have no name yet into the workroom of a folder that a `TargetFolder` holds.
 
-    No two writers have a name in common, not even one whose run was killed and that has not ended yet. What a writer
-    leaves is swept by the next run.
+    No two writers share a name, not even with one whose run was killed but that has not ended yet. The next run sweeps
+    what a writer leaves.
     """
 
     def __init__(self, root: str, work: bytes) -> None:
@@ -39,7 +39,7 @@ class NewFiles:
         self._folders: OrderedDict[Parts, int] = OrderedDict()
         self._touched: set[Parts] = set()
         try:
-            # Opened anew before the first write: a sync reports a failed write once to each descriptor that was open.
+            # Opened before the first write: a sync reports a failed write once to each descriptor that was open.
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, work)
             self._by_volume = choose_method(root).method == "syncfs"
@@ -47,7 +47,7 @@ class NewFiles:
             raise trouble(error, f"opening {root}") from None
 
     def __enter__(self) -> Self:
-        """Return itself; the end of the block lets go of the folder."""
+        """Return itself. The end of the block closes the folder."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +57,7 @@ class NewFiles:
         os.close(self._fd)
 
     def write(self, data: bytes | memoryview, wanted: Attributes) -> tuple[bytes, os.stat_result, tuple[Refused, ...]]:
-        """Write a file; return its name in the workroom, its status, and what the file system refused.
+        """Write a file; return its name in the workroom, its status, and the attributes that the file system refused.
 
         Nothing is durable before `sync`. Raises: TooLargeError, UnplaceableError, TreeError.
         """
@@ -82,7 +82,7 @@ class NewFiles:
             raise refusal(error, f"writing a file in {self._where}") from None
 
     def sync(self) -> None:
-        """Make everything written so far durable. Raises: TreeError, after which none of it may get a name."""
+        """Make everything written so far durable. Raises: TreeError; then none of it may get a name."""
         if not self._by_volume:
             return
         try:
@@ -91,16 +91,16 @@ class NewFiles:
             raise trouble(error, f"syncing {self._where}") from None
 
     def place(self, name: bytes, path: Parts) -> None:
-        """Give a file that was synced its name, in a folder that is there. Nothing that has the name is replaced.
+        """Give a synced file its name in an existing folder. A name that is taken is never replaced.
 
-        Names are durable after `sync_names`, or a sync of the volume. Raises: OSError.
+        Names are durable after `sync_names` or a sync of the volume. Raises: OSError.
         """
         rename_new(name, path[-1], src_dir_fd=self._room, dst_dir_fd=self._folder(path[:-1]))
         if not self._by_volume:
             self._touched.add(path[:-1])
 
     def sync_names(self) -> None:
-        """Make the names durable, where no sync of the volume will do that. Raises: TreeError."""
+        """Make the names durable, if no sync of the volume will do that. Raises: TreeError."""
         try:
             for path in self._touched:
                 sync_names(self._folder(path))
@@ -109,12 +109,12 @@ class NewFiles:
         self._touched.clear()
 
     def drop(self, name: bytes) -> None:
-        """Remove a file that gets no name. What stays is swept by the next run."""
+        """Remove a file that gets no name. The next run sweeps what remains."""
         with suppress(OSError):
             os.unlink(name, dir_fd=self._room)
 
     def _folder(self, path: Parts) -> int:
-        """Return a descriptor of a folder, found through no link. The last ones stay open. Raises: OSError."""
+        """Return a descriptor of a folder, without following links. The latest ones stay open. Raises: OSError."""
         fd = self._folders.get(path)
         if fd is not None:
             self._folders.move_to_end(path)

@@ -1,7 +1,7 @@
 """Files that appear whole and durable or not at all: written under a temporary name, synced, then named.
 
-`write_new` writes a small file; `new_file` streams one; `replace_file` puts a file in the place of an older one.
-A name that is taken is never overwritten, except by `replace_file`.
+`write_new` writes a small file, `new_file` streams one, and `replace_file` replaces an older file.
+Only `replace_file` overwrites a name that is taken.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a new durable file; nobody ever sees half of it.
 
     Raises:
-        FileExistsError: there is a file of this name.
+        FileExistsError: a file with this name exists.
         OSError: it cannot be written; the error names the file.
     """
     try:
@@ -41,7 +41,7 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """Yield a file that gets its name, durably, only if the block ends well.
+    """Yield a file that gets its name, durably, only if the block ends without an error.
 
     Raises: FileExistsError if the name is taken; OSError if the file cannot be written.
     """
@@ -54,7 +54,7 @@ def new_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 @contextmanager
 def temporary_file(folder: Path, name: str, *, mode: int = 0o600) -> Iterator[tuple[BinaryIO, Path]]:
-    """Yield a new file in the folder, and its path; that name is gone when the block ends. Raises: OSError."""
+    """Yield a new file in the folder, and its path. The name is removed when the block ends. Raises: OSError."""
     path = folder / name
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -66,20 +66,20 @@ def temporary_file(folder: Path, name: str, *, mode: int = 0o600) -> Iterator[tu
 
 
 def sync_written(file: BinaryIO) -> None:
-    """Make what was written to an open file durable. Raises: OSError."""
+    """Make everything written to an open file durable. Raises: OSError."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def name_new(temporary: Path, path: Path) -> None:
-    """Give a synced file a name that nothing has. Raises: FileExistsError if the name is taken; OSError."""
+    """Give a synced file a free name. Raises: FileExistsError if the name is taken; OSError."""
     try:
-        # A link and not a rename: a rename would replace a file that is there.
+        # Link rather than rename, because a rename would replace an existing file.
         path.hardlink_to(temporary)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # Memory sticks have no hard links. An empty file of our own takes the name, and the file takes its place.
+        # Memory sticks have no hard links. Our own empty file takes the name, and then the file replaces it.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         temporary.rename(path)
 
@@ -87,7 +87,7 @@ def name_new(temporary: Path, path: Path) -> None:
 def replace_file(files: FileSystem, temporary: str, target: str, chunks: Iterable[bytes]) -> None:
     """Write a file and give it the name `target`, durably; a file that had the name is replaced.
 
-    Only one writer may use the name `temporary`. What an earlier attempt left there is removed. Raises: OSError.
+    Only one writer may use the name `temporary`. A file that an earlier attempt left there is removed. Raises: OSError.
     """
     try:
         fd = files.create(temporary)
@@ -107,9 +107,9 @@ def replace_file(files: FileSystem, temporary: str, target: str, chunks: Iterabl
 
 
 def settle(path: Path) -> None:
-    """Make the name of an existing file durable: whoever made it may have been killed a moment later.
+    """Make the name of an existing file durable, because the process that made it may have been killed right after.
 
-    This user cannot have made the file in a folder that this user cannot write, so such a folder is left alone.
+    This user cannot have made a file in a folder that this user cannot write to, so such a folder is left alone.
     Raises: OSError, which names the file.
     """
     try:

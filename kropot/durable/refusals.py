@@ -1,7 +1,7 @@
-"""Whose fault it is when a target refuses a file: the file's alone, something in its way, or the whole target's.
+"""Why a target refuses a file: because of the file alone, because something is in the way, or because of the target.
 
-This is the one place that decides. What is the whole target's ends the run, and a second run goes on from there. Any
-other error stops one file, and the others come.
+Only this module decides that. An error of the whole target ends the run, and a second run continues from there. Any
+other error stops one file, and the others still come.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _ONE_FILE = {
     errno.EPERM: "not permitted: check whether its folder is immutable, and run the same command again",
     errno.EMLINK: f"its folder is full: {_ELSEWHERE}",
 }
-"""Errors of one file that have a better message than the system's own."""
+"""Errors of one file for which we have a better message than the system."""
 
 
 class InTheWayError(KropotError):
-    """Something that is not ours has the name, or stands where a folder is needed; it was left alone."""
+    """Something that is not ours has the name, or is where a folder is needed. It was left alone."""
 
 
 class UnplaceableError(KropotError):
-    """The target refuses this one file; others may be fine."""
+    """The target refuses this one file; others can be fine."""
 
 
 class TooLargeError(UnplaceableError):
-    """The file is larger than the target can take; smaller ones may be fine."""
+    """The file is larger than the target can take; smaller ones can be fine."""
 
 
 class TreeError(KropotError):
@@ -76,7 +76,7 @@ def is_whole_target(error: OSError) -> bool:
 
 
 def refusal(error: OSError, doing: str) -> TreeError | InTheWayError | UnplaceableError:
-    """Return what an error means that came while `doing` something for one file ("writing a file in /srv/x")."""
+    """Return the meaning of an error that came while `doing` something for one file ("writing a file in /srv/x")."""
     number = error.errno or 0
     if number in _WHOLE_TARGET:
         return trouble(error, doing)
@@ -88,7 +88,7 @@ def refusal(error: OSError, doing: str) -> TreeError | InTheWayError | Unplaceab
 
 
 def trouble(error: OSError, doing: str) -> TreeError:
-    """Return the sentence for an error that stops the whole run, whatever its number is."""
+    """Return the exception for an error that stops the whole run, whatever its number is."""
     number = error.errno or 0
     advice = _WHOLE_TARGET.get(number) or f"fix this and {_GOES_ON}"
     kind = NoRoomError if number in _NO_ROOM else TreeError

@@ -1,4 +1,4 @@
-"""Give a file another name that nothing has: one atomic step where the system has it (renameat2 of Linux)."""
+"""Rename a file to a free name, in one atomic step if the system can (renameat2 of Linux)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def rename_new(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-    """Move a file to a name that nothing has. What has the name is never replaced.
+    """Move a file to a free name. A name that is taken is never replaced.
 
-    Raises: FileExistsError if something has the name; OSError.
+    Raises: FileExistsError if the name is taken; OSError.
     """
     if _renameat2 is None:
         _link(old, new, src_dir_fd, dst_dir_fd)
@@ -24,12 +24,12 @@ def rename_new(old: bytes, new: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> N
         number = ctypes.get_errno()
         if number not in _UNKNOWN:
             raise OSError(number, os.strerror(number), os.fsdecode(new))
-        # Some file systems know no such rename. A name that they cannot hold ends in the same error below.
+        # Some file systems do not support this rename. A name that they cannot hold ends in the same error below.
         _link(old, new, src_dir_fd, dst_dir_fd)
 
 
 def _link(old: bytes, new: bytes, src_dir_fd: int, dst_dir_fd: int) -> None:
-    """Give it a second name, and take the first one away."""
+    """Give the file a second name, and remove the first one."""
     try:
         os.link(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
     except OSError as error:
@@ -38,7 +38,7 @@ def _link(old: bytes, new: bytes, src_dir_fd: int, dst_dir_fd: int) -> None:
     else:
         os.unlink(old, dir_fd=src_dir_fd)
         return
-    # No hard links here: an empty file of our own takes the name, and the file takes its place.
+    # No hard links here. Our own empty file takes the name, and then the file replaces it.
     os.close(os.open(new, _NEW, 0o600, dir_fd=dst_dir_fd))
     os.replace(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 

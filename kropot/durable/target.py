@@ -1,7 +1,7 @@
-"""A folder that files are given back into: nothing leaves it, nothing half written has a name, nothing is overwritten.
+"""A folder to restore into: nothing is written outside it, no half-written file has a name, nothing is overwritten.
 
-Every step below the folder is taken by descriptor and never through a symbolic link, so that a link planted in the
-folder, before or meanwhile, leads nowhere.
+Every step below the folder uses descriptors and never follows a symbolic link, so that a link planted in the folder,
+before or during the run, leads nowhere.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PRIVATE = 0o700
 _USUAL_PROBE = b"kropot-usual"
 
 MUCH_ROOM = 64 << 20
-"""A disk with this many free bytes does not count as full when one file does not fit."""
+"""A disk with this many free bytes is not full just because one file does not fit."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)")
@@ -61,10 +61,10 @@ _IMPOSSIBLE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSY
 
 
 class NameRules(Struct, frozen=True, kw_only=True):
-    """What the target's file system can hold.
+    """Which names the target's file system can hold.
 
     `portable`: names that Windows cannot hold are escaped too. `fold_case`, `fold_unicode`: names that differ only in
-    case, or only in Unicode normalisation, are one name there. `utf8_only`: names are text there.
+    case, or only in Unicode normalisation, are the same name there. `utf8_only`: names must be text there.
     """
 
     portable: bool = False
@@ -74,12 +74,12 @@ class NameRules(Struct, frozen=True, kw_only=True):
 
 
 class TargetFolder:
-    """A folder open for giving files back; any number of threads may draft and place at once."""
+    """A folder open for restoring files. Any number of threads can draft and place at once."""
 
     def __init__(self, root: Path, *, mode: int = USUAL) -> None:
-        """Open the folder, and take it for this run alone. Folders that are missing are made with this mode.
+        """Open the folder, and lock it for this run. Missing folders are made with this mode.
 
-        Raises: LockedError while another run works in it; TreeError where it cannot be made or written.
+        Raises: LockedError while another run works in it; TreeError if it cannot be made or written.
         """
         self.root = root
         self._lock = threading.Lock()
@@ -112,40 +112,40 @@ class TargetFolder:
             raise
 
     def __enter__(self) -> Self:
-        """Return the tree itself; the block's end lets go of it."""
+        """Return itself. The end of the block closes the folder."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Sweep the workroom and let go of the folder."""
+        """Sweep the workroom, and close the folder."""
         self._sweep()
         with suppress(OSError):
             os.rmdir(WORK, dir_fd=self._fd)
             sync_names(self._fd)  # a workroom that came back after a power cut would look like something unfinished
         if self._root_last is not None:
-            # Only now: each name that comes or goes changes the folder's time.
+            # This comes last because each new or removed name changes the folder's time.
             self.note(put_on(self._fd, self._root_last))
             with suppress(OSError):
                 sync_names(self._fd)
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         os.close(self._room)
         os.close(self._fd)
 
     def stop(self) -> None:
-        """Have drafts under way end as soon as may be: what is not whole by now gets no name."""
+        """End unfinished drafts as soon as possible. A file that is not complete by now gets no name."""
         self._stopping.set()
 
     def draft(self) -> Draft:
-        """Begin a file. Raises: TreeError."""
+        """Start a file. Raises: TreeError."""
         try:
             return Draft(self._room, self._new_name(), self._stopping, where=str(self.root))
         except OSError as error:
             raise trouble(error, f"making a file in {self.root}") from None
 
     def place(self, draft: Draft, path: Parts, *, replace: bool = False) -> None:
-        """Give a synced draft its name, durably; only with `replace` may something have it already.
+        """Give a synced draft its name, durably. Only with `replace` may the name be taken.
 
         Raises: InTheWayError, UnplaceableError, TreeError.
         """
@@ -165,7 +165,7 @@ class TargetFolder:
             self._drop(name)
 
     def place_link(self, of: Parts, path: Parts, *, replace: bool = False) -> bool:
-        """Make another name of the file at `of`, durably. False where the file system cannot.
+        """Make another name for the file at `of`, durably. Return False if the file system cannot.
 
         Raises: as `place`.
         """
@@ -180,7 +180,7 @@ class TargetFolder:
         try:
             self._place(name, path, replace=replace)
         finally:
-            # If the two are one file already, the rename leaves this name.
+            # If both are the same file already, the rename leaves this name.
             self._drop(name)
         return True
 
@@ -193,7 +193,7 @@ class TargetFolder:
             raise refusal(error, f"making a folder in {self.root}") from None
 
     def dress_folder(self, path: Parts, wanted: Attributes) -> None:
-        """Give a folder its attributes. Do this when nothing more comes into it. Raises: as `place`."""
+        """Set a folder's attributes. Do this when nothing more is written into it. Raises: as `place`."""
         if not path:
             self._root_last = wanted
             return
@@ -204,28 +204,28 @@ class TargetFolder:
             raise refusal(error, f"setting the mode of a folder in {self.root}") from None
 
     def keep_private(self, made: Callable[[Parts], object]) -> None:
-        """From now on, make folders for this user alone, and call `made` with each one's path. Any thread may call it.
+        """From now on, make folders private to this user, and call `made` with each path, from any thread.
 
-        Whoever restores gives them their own mode at the end, or `usual_mode`.
+        The caller gives them their own mode at the end, or `usual_mode`.
         """
         self._made = made
 
     def let_names_wait(self) -> None:
-        """Where a sync of the volume can do it, make names durable in `settle` alone from now on; it MUST follow."""
+        """From now on, make names durable only in `settle`, which MUST follow, if a sync of the volume can do that."""
         with suppress(OSError):
             self._names_wait = choose_method(str(self.root)).method == "syncfs"
 
     def was_empty(self, *ours: bytes) -> bool:
-        """Return whether the folder held nothing when it was opened, but for files with these names."""
+        """Return whether the folder was empty when it was opened, except for files with these names."""
         return self._names_before <= {WORK, *ours}
 
     def note(self, refused: Iterable[Refused]) -> None:
-        """Count what the target did not take. Any thread may call this."""
+        """Count the attributes that the target refused. Any thread may call this."""
         with self._lock:
             self.refused.update(refused)
 
     def too_large(self, size: int) -> TooLargeError | None:
-        """Return the error if a file of `size` bytes filled the disk and yet much is free: others may still fit."""
+        """Return the error if a file of `size` bytes filled the disk although much is free: others can still fit."""
         found = os.fstatvfs(self._fd)
         room = found.f_bavail * found.f_frsize
         if not size > room >= MUCH_ROOM:
@@ -236,7 +236,7 @@ class TargetFolder:
         )
 
     def look(self, path: Parts) -> os.stat_result | None:
-        """Return what has this name, without following a link; None where nothing has or could have it."""
+        """Return the status of this name, without following links; None if nothing has it or could have it."""
         try:
             with self._folder(path[:-1], make=False) as folder:
                 return os.stat(path[-1] if path else b".", dir_fd=folder, follow_symlinks=False)
@@ -244,17 +244,17 @@ class TargetFolder:
             return None
 
     def read(self, path: Parts) -> int:
-        """Open a regular file below the folder for reading, return its descriptor. Raises: OSError."""
+        """Open a regular file below the folder for reading, and return its descriptor. Raises: OSError."""
         return open_below(self._fd, path)
 
     def read_link(self, path: Parts) -> bytes | None:
-        """Return where a symlink leads, None if this is none. Raises: OSError."""
+        """Return a symlink's target, or None if this is no symlink. Raises: OSError."""
         return link_below(self._fd, path)
 
     def open_log(self, name: bytes) -> int:
-        """Open a file in the top folder for reading and appending, made where it is missing.
+        """Open a file in the top folder for reading and appending, and make it if it is missing.
 
-        Raises: InTheWayError where something else has the name; TreeError.
+        Raises: InTheWayError if something else has the name; TreeError.
         """
         try:
             return open_regular(name, os.O_RDWR | os.O_APPEND | os.O_CREAT, self._fd)
@@ -269,9 +269,9 @@ class TargetFolder:
         sync_names(self._fd)
 
     def settle(self) -> None:
-        """Make durable the names that wait, and those that an earlier run gave just before it was killed.
+        """Make the waiting names durable, and those that an earlier run gave just before it was killed.
 
-        Nothing tells such a name from others, so the whole volume is synced, once. Raises: TreeError.
+        Such names look like any other, so the whole volume is synced once. Raises: TreeError.
         """
         if not (self._was_there or self._names_wait):
             return
@@ -287,7 +287,7 @@ class TargetFolder:
 
     @contextmanager
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
-        """Open a folder step by step, making those that are missing."""
+        """Open a folder step by step. With `make`, make missing ones."""
         mode, made = (self._mode, None) if self._made is None else (_PRIVATE, self._made)
         fd = descend(
             self._fd, path, make=mode if make else None, made=made or (lambda _: None), sync=not self._names_wait
@@ -298,13 +298,13 @@ class TargetFolder:
             os.close(fd)
 
     def _new_name(self) -> bytes:
-        """Return a name of the workroom that nothing has."""
+        """Return a free name in the workroom."""
         with self._lock:
             self._drafts += 1
             return b"%d.part" % self._drafts
 
     def _drop(self, name: bytes) -> None:
-        """Remove a name of the workroom. What stays is swept by the next run."""
+        """Remove a name from the workroom. The next run sweeps what remains."""
         with suppress(OSError):
             os.unlink(name, dir_fd=self._room)
 
@@ -322,7 +322,7 @@ class TargetFolder:
             raise refusal(error, f"naming a file in {self.root}") from None
 
     def _sweep(self) -> None:
-        """Remove the drafts that an earlier run left, and nothing that has another name."""
+        """Remove the drafts that an earlier run left, and nothing else."""
         with os.scandir(self._room) as found:
             ours = [entry.name for entry in found if _OURS.fullmatch(entry.name)]
         for name in ours:
@@ -330,7 +330,7 @@ class TargetFolder:
                 os.unlink(name, dir_fd=self._room)
 
     def _probe(self) -> NameRules:
-        """Return what this file system can hold, found out by trying in the workroom."""
+        """Return which names this file system can hold, by trying in the workroom."""
         return NameRules(
             portable=not self._holds(b"kropot:probe?"),
             fold_case=self._holds(b"kropot-probe", b"KROPOT-Probe"),
@@ -339,7 +339,7 @@ class TargetFolder:
         )
 
     def _probe_mode(self) -> int:
-        """Return the mode of a new folder: the umask and the ACL of the folder above have a say in it."""
+        """Return the mode of a new folder, which depends on the umask and on the parent folder's ACL."""
         try:
             with suppress(FileExistsError):
                 os.mkdir(_USUAL_PROBE, self._mode, dir_fd=self._room)
@@ -351,7 +351,7 @@ class TargetFolder:
                 os.rmdir(_USUAL_PROBE, dir_fd=self._room)
 
     def _holds(self, name: bytes, other: bytes | None = None) -> bool:
-        """Return whether a file can have the name and is then found by the other one."""
+        """Return whether a file can have the name and is then found under the other one."""
         try:
             os.close(os.open(name, _NEW, 0o600, dir_fd=self._room))
         except OSError as error:
@@ -369,7 +369,7 @@ class TargetFolder:
 
 
 def _first_names(root: Path) -> frozenset[bytes]:
-    """Return some names in a folder, at most three; none if it is missing or cannot be read."""
+    """Return at most three names in a folder; none if it is missing or cannot be read."""
     with suppress(OSError), os.scandir(os.fsencode(root)) as found:
         return frozenset(entry.name for entry in islice(found, 3))
     return frozenset()

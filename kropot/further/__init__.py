@@ -1,1 +1,1 @@
-"""Further storages: kept in step with the first one, so that either of them alone is a whole backup."""
+"""Further storages: kept in step with the first one, so that each of them alone is a whole backup."""

@@ -1,8 +1,8 @@
-"""Bring a further storage up to date: what events name since its cursor, the same packs, nothing that was freed.
+"""Bring a further storage up to date: the objects that events name since its cursor, the same packs, no freed objects.
 
-Everything is copied before the cursor moves, so whoever is killed begins again at the last one. Packs have the same
-names in every storage, so that what the ledger says of places in packs is true of all of them. Nothing goes there
-because the first storage lacks it: only what no copy needs, and what was read in another place of the same storage.
+Everything is copied before the cursor moves, so a process that is killed starts again at the last cursor. Packs have
+the same names in every storage, so that placements in the ledger are true of all of them. Nothing is removed only
+because the first storage lacks it: an object must be unneeded, or read from another place in the same storage.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAMING: Final = (CopyStored.TYPE, RemoteCopied.TYPE, ReleaseWithdrawn.TYPE)
 
 PAGE: Final = 500
 KEEP_EVERY_S: Final = 15.0
-"""How often to save the cursor while it moves: after a kill, no more than this is done again."""
+"""How often to save the cursor while it moves. After a kill, at most this much work is repeated."""
 
 CLAIM_US: Final = 5 * 60 * SECOND_US
 """How long one process holds a further storage, unless it renews."""
@@ -55,9 +55,9 @@ _LEAST_US: Final = 10 * 60 * SECOND_US
 
 @dataclass(slots=True, kw_only=True)
 class CaughtUp:
-    """What was done: files copied, and files removed. `missing` objects are not in the first storage, or not sound.
+    """What was done: files copied and files removed. `missing` counts objects missing or unsound in the first storage.
 
-    `position` is how far the storage has everything now, and `is_done` whether that was the head.
+    `position` is how far the storage has everything now, and `is_done` says whether that was the head.
     """
 
     copied: StorageCopyReport = field(default_factory=StorageCopyReport)
@@ -68,7 +68,7 @@ class CaughtUp:
 
 
 class CatchingUp:
-    """One process's work on one further storage. `source` are the files of the first one."""
+    """One process's work on one further storage. `source` is the files of the first one."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class CatchingUp:
         stopped: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _files, _bytes: None,
     ) -> None:
-        """Do nothing yet. `stopped` is asked between two files."""
+        """Do nothing yet. `stopped` is called between two files."""
         self._ledger = ledger
         self._source = source
         self._further = further
@@ -96,9 +96,9 @@ class CatchingUp:
         self.done = CaughtUp()
 
     def run(self) -> CaughtUp:
-        """Do what is to be done, up to the head.
+        """Bring the storage up to the head.
 
-        Raises: LockedError while another process is at it; StorageError, LedgerError.
+        Raises: LockedError while another process does so; StorageError, LedgerError.
         """
         with _Claimed(self):
             head = self._ledger.head().position
@@ -121,8 +121,8 @@ class CatchingUp:
     def erase(self, wanted: Collection[bytes], stream: int, positions: Collection[int]) -> tuple[list[bytes], Purged]:
         """Remove these objects, which only the stream names, and the packs that hold them.
 
-        With `positions`, write the segments again that hold these events, which were erased. Return what is left of the
-        objects, and, once nothing is, what was removed of older versions. Raises: as `run`.
+        With `positions`, rewrite the segments that hold these erased events. Return the objects that are left, and, if
+        none is, which older versions were removed. Raises: as `run`.
         """
         with _Claimed(self):
             if wanted:
@@ -142,20 +142,20 @@ class CatchingUp:
         return left, purged
 
     def clean(self, orphans: Iterable[bytes]) -> None:
-        """Remove those of these objects that no copy names. Raises: as `run`."""
+        """Remove those of these objects that no copy needs. Raises: as `run`."""
         with _Claimed(self):
             wanted = iter(orphans)
             while page := list(islice(wanted, BATCH)):
                 self._remove(set(page) - needed_of(self._ledger, page))
 
     def stopped(self) -> bool:
-        """Whether to end; go on having the storage for ourselves if not."""
+        """Whether to stop. If not, renew the claim on the storage in time."""
         if monotonic() - self._claimed_at > CLAIM_US / SECOND_US / 4:
             self.claim()
         return self._asked()
 
     def claim(self) -> None:
-        """Have the storage for this process. Raises: LockedError."""
+        """Claim the storage for this process. Raises: LockedError."""
         if not self._ledger.work.reserve(self._claim, lease_us=CLAIM_US):
             raise LockedError(
                 f"another process is bringing {self._further.files.place} up to date: wait until it ends (after a "
@@ -164,7 +164,7 @@ class CatchingUp:
         self._claimed_at = monotonic()
 
     def let_go(self) -> None:
-        """Let other processes at the storage."""
+        """Release the storage to other processes."""
         self._ledger.work.unreserve(self._claim)
 
     @property
@@ -176,7 +176,7 @@ class CatchingUp:
 
     def _keep(self, position: int, *, is_in_step: bool = False) -> None:
         row, now = self._further.row, self._ledger.clock_us()
-        # Of a storage that stays in step this is not written each time.
+        # For a storage that stays in step, this is not written each time.
         is_worth = position != self._started_at or abs(now - row.kept_us) > _LEAST_US
         kept_us = now if is_in_step and is_worth else row.kept_us
         if (position, kept_us) != (row.position, row.kept_us):
@@ -184,7 +184,7 @@ class CatchingUp:
         self._kept_at = monotonic()
 
     def _events(self) -> bool:
-        """Copy what events name behind the cursor, and move it; False if that was stopped."""
+        """Copy the objects that events after the cursor name, and move it. Return False if stopped."""
         while True:
             at, head = self._further.row.position, self._ledger.head().position
             while at < head:
@@ -198,8 +198,8 @@ class CatchingUp:
                 return True
 
     def _present(self, sha256s: Collection[bytes]) -> bool:
-        """Copy these objects, or the packs that hold them; False if that was stopped."""
-        for _ in range(2):  # what was loose may lie in a pack by now, and what was in one pack in another
+        """Copy these objects, or the packs that hold them. Return False if stopped."""
+        for _ in range(2):  # an object can have moved into a pack, or into another pack, by now
             placed = self._places.find(sha256s)
             packs = {place.pack for places in placed.values() for place in places} - self._packs
             if not self._copier.these(map(pack_key, sorted(packs)), self.done.copied, stopped=self.stopped):
@@ -222,7 +222,7 @@ class CatchingUp:
     # --- packs ---
 
     def _same_packs(self, *, but: int | None = None) -> bool:
-        """Have the packs there that the ledger knows, and no others that are not needed; False if that was stopped."""
+        """Copy the packs that the ledger knows, and remove others that are not needed. Return False if stopped."""
         known = (row.name for row in self._places.packs())
         lacking, more = _differences(known, _pack_names(self._further.files))
         if not self._copier.these(map(pack_key, lacking), self.done.copied, stopped=self.stopped):
@@ -240,12 +240,12 @@ class CatchingUp:
         return True
 
     def _was_gathered(self, name: bytes) -> bool:
-        """Whether objects lie in a pack that had a place before."""
+        """Whether a pack holds objects that were copied before."""
         few = sorted(self._objects_in(name) or ())[:PAGE]
         return any(row.seq <= self._started_at for row in self._ledger.projection.named(few))
 
     def _objects_in(self, name: bytes) -> set[bytes] | None:
-        """Return what a pack there holds, None if its index cannot be read. Raises: StorageError."""
+        """Return the objects of a pack there, None if its index cannot be read. Raises: StorageError."""
         pack = self._further.storage.packs().open(name)
         try:
             return set() if pack is None else {entry.sha256 for entry in pack.entries()}
@@ -255,7 +255,7 @@ class CatchingUp:
             raise storage_error(error, f"reading the pack {pack_key(name)} in {self._further.files.place}") from error
 
     def _drop_doubles(self, packed: PackedObjects) -> None:
-        """Remove files of objects that are sound in a pack there, too."""
+        """Remove loose files of objects that are sound in a pack there."""
         found = loose_objects(self._further.files, b"", None)
         while page := [sha256 for sha256, _ in islice(found, PAGE)]:
             for sha256, places in self._places.find(page).items():
@@ -264,14 +264,14 @@ class CatchingUp:
                     self.done.removed += 1
 
     def _is_spare(self, name: bytes, packed: PackedObjects, but: int | None) -> bool:
-        """Whether each object of a pack that anybody needs is sound in another place there, too."""
+        """Whether each needed object of a pack is also sound in another place there."""
         sha256s = self._objects_in(name)
         if sha256s is None:
             return False
         return all(self._is_elsewhere(sha256, name, packed) for sha256 in self._wanted(sha256s, but))
 
     def _wanted(self, sha256s: Collection[bytes], but: int | None) -> set[bytes]:
-        """Return those of these objects that a copy needs, or that can still be taken back."""
+        """Return those of these objects that a copy needs, or whose release can still be withdrawn."""
         needed = needed_of(self._ledger, sha256s, but)
         rows = self._ledger.projection.named(set(sha256s) - needed)
         waiting = {row.sha256 for row in rows if row.state == RELEASED and row.stream != but}
@@ -298,10 +298,10 @@ class CatchingUp:
             reader.close()
         return digest.digest() == sha256
 
-    # --- what goes ---
+    # --- removing ---
 
     def _free(self) -> None:
-        """Remove what was released, and freed in the first storage since."""
+        """Remove objects that were released, and since then freed in the first storage."""
         row, to = self._further.row, freeing_of(self._ledger).freed.to
         if to <= row.freed:
             return
@@ -310,7 +310,7 @@ class CatchingUp:
         self._further.keep(self._ledger, row._replace(freed=to))
 
     def _remove(self, sha256s: Iterable[bytes]) -> None:
-        """Remove the files of these objects, and what was set aside of them."""
+        """Remove the files of these objects, including those in quarantine."""
         files = self._further.files
         for sha256 in sorted(sha256s):
             aside = files.walk("quarantine", f"quarantine/{sha256.hex()}.")
@@ -321,7 +321,7 @@ class CatchingUp:
 
 
 class _Claimed:
-    """The block in which this process has the storage for itself, with nothing left over of one that was killed."""
+    """The block in which only this process uses the storage. Leftovers of a killed process are removed first."""
 
     def __init__(self, work: CatchingUp) -> None:
         self._work = work
@@ -343,7 +343,7 @@ class _Claimed:
 
 
 def _named(rows: Iterable[StoredFact]) -> set[bytes]:
-    """Return the objects that these events name; those of erased ones are not known."""
+    """Return the objects that these events name; those of erased events are not known."""
     found: set[bytes] = set()
     for row in rows:
         fact = fact_of(row) if row.payload is not None else None
@@ -376,6 +376,6 @@ def _keys_of(stats: Iterable[object], start: str) -> list[str]:
 
 
 def _differences(one: Iterator[bytes], other: Iterator[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Return what only one of two sorted sequences has, and what only the other has. There are as many as packs."""
+    """Return the names that only the first has, and those that only the second has. All packs fit in memory."""
     first, second = set(one), set(other)
     return sorted(first - second), sorted(second - first)

@@ -1,4 +1,4 @@
-"""What a further storage says of itself, in a file of its own (docs/format.md, "Further storages"). Pure."""
+"""A further storage's description of itself, in its own file (docs/format.md, "Further storages"). Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ID_BYTES: Final = 16
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """The ids of its ledger and of itself (16 bytes each), and up to which position it has what events name."""
+    """The ids of the ledger and the storage (16 bytes each), and up to which position the storage is in step."""
 
     ledger: bytes
     id: bytes
@@ -28,7 +28,7 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 def parse(data: bytes) -> Description | None:
-    """Return what a file says, None if it is no description."""
+    """Return the description in a file, None if it is not one."""
     try:
         told = json.loads(data)
         ledger, id_ = bytes.fromhex(told["ledger"]), bytes.fromhex(told["id"])

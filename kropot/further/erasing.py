@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FurtherErasing:
-    """Erases in the further storages; all of them must be there."""
+    """Erases in the further storages; all of them must be available."""
 
     def __init__(self, ledger: Ledger, surroundings: Surroundings) -> None:
         """Do nothing yet."""
@@ -26,7 +26,7 @@ class FurtherErasing:
         self._surroundings = surroundings
 
     def demand_removable(self) -> None:
-        """Demand that each is there, and lets go what is to be removed. Raises: FurtherStorageError, StorageError."""
+        """Check that each is there and allows removal. Raises: FurtherStorageError, StorageError."""
         for row in self._surroundings.known(self._ledger):
             with self._surroundings.rejoin(self._ledger, row) as further:
                 further.storage.demand_removable()
@@ -34,17 +34,17 @@ class FurtherErasing:
     def objects(self, sha256s: Collection[bytes], stream: int) -> tuple[list[bytes], Purged]:
         """Remove these objects, which only the stream names.
 
-        Return what is left of them anywhere, and what was removed of older versions where nothing is. Raises:
+        Return the objects that are left anywhere, and which older versions were removed where none is left. Raises:
         FurtherStorageError, StorageError, LockedError.
         """
         return self._each(sha256s, stream, ())
 
     def segments(self, positions: Collection[int]) -> Purged:
-        """Write the segments again that hold these events, and remove their older versions. Raises: as `objects`."""
+        """Rewrite the segments that hold these events, and remove their older versions. Raises: as `objects`."""
         return self._each((), 0, positions)[1]
 
     def retry(self) -> tuple[Purged, list[str]]:
-        """Remove what was locked when it was erased; also return what is wrong with storages where that failed."""
+        """Remove versions that were locked when erased. Also return the errors of storages where that failed."""
         done, wrong = Purged(), []
         for row in self._surroundings.known(self._ledger):
             try:
@@ -70,6 +70,6 @@ class FurtherErasing:
 
 
 def remove_waiting(ledger: Ledger, further: Further, *, even_if_locked: bool = False) -> Purged:
-    """Remove older versions that were locked when their content was erased, and are no more. Raises: StorageError."""
+    """Remove older versions that were locked when their content was erased and no longer are. Raises: StorageError."""
     versioned = further.storage.versioned()
     return Purged() if versioned is None else versioned.retry(needed_in(ledger), even_if_locked=even_if_locked)

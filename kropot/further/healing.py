@@ -1,4 +1,4 @@
-"""Heal an object of one storage with a sound copy in another: nothing is written before its digest was right."""
+"""Heal an object of one storage from a sound copy in another. It is published only if its digest is right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEALER: Final = "+heal"
 
 
 def heal(sha256: bytes, size: int, source: ObjectStore, target: ObjectStore) -> bool:
-    """Write an object into `target`, as `source` has it; False if that is not sound there.
+    """Copy an object from `source` into `target`. Return False if it is missing or not sound in `source`.
 
     Raises: StorageError if it cannot be written; LockedError while another process heals.
     """
@@ -45,7 +45,7 @@ def heal(sha256: bytes, size: int, source: ObjectStore, target: ObjectStore) -> 
 
 
 class Healer:
-    """Heals objects of the first storage from the further ones that are known. They are opened at their first use."""
+    """Heals objects of the first storage from the known further ones, which are opened at first use."""
 
     def __init__(self, ledger: Ledger, surroundings: Surroundings) -> None:
         """Open nothing yet."""
@@ -55,7 +55,7 @@ class Healer:
         self._first: ObjectStore | None = None
 
     def heal(self, sha256: bytes, size: int) -> str | None:
-        """Heal an object; return the address of the storage that had it, None if none has it that is there.
+        """Heal an object. Return the address of the storage that had it, None if no available storage has it.
 
         Raises: StorageError if it cannot be written; LockedError while another process heals.
         """
@@ -69,7 +69,7 @@ class Healer:
         return None
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close all opened storages."""
         for _, objects in self._sources or ():
             objects.close()
         if self._first is not None:
@@ -83,7 +83,7 @@ class Healer:
                     with self._surroundings.rejoin(self._ledger, row) as further:
                         objects = further.objects(self._ledger)
                 except KropotError:
-                    continue  # it is away, which `status` says; another one may have the object
+                    continue  # it is unavailable, which `status` reports; another one can have the object
                 self._sources.append((row.address, objects))
         return self._sources
 

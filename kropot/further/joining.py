@@ -1,7 +1,7 @@
-"""Find out what is at the address of a further storage: a new one, one that is known, or one that must be left alone.
+"""Find out what is at the address of a further storage: a new one, a known one, or one that must be left alone.
 
-A storage is known by the id in its description, not by its address: two disks can take turns at one mount point, and
-each goes on where it was. An address where the description is gone is taken for a disk that is not mounted.
+A storage is known by the id in its description, not by its address, so two disks can take turns at one mount point, and
+each continues where it was. If the description at a known address is gone, the disk is taken as not mounted.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _ID_BYTES = 16
 
 
 class FurtherStorageError(KropotError):
-    """A further storage is away, or is not what it should be; nothing in it was changed."""
+    """A further storage is unavailable, or is not what it should be. Nothing in it was changed."""
 
 
 class FurtherAwayError(FurtherStorageError):
-    """Nothing is where a further storage was."""
+    """The further storage is not at its address."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Further:
-    """A further storage that is there and belongs to the ledger: its files, itself, and what is known of it."""
+    """An available further storage of the ledger: its files, the storage itself, and its row in the ledger."""
 
     files: RemoteFiles
     storage: Storage
     row: FurtherRow
 
     def __enter__(self) -> Self:
-        """Return it."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,11 +61,11 @@ class Further:
         self.files.close()
 
     def objects(self, ledger: Ledger) -> ObjectStore:
-        """Return its objects. Whoever calls closes them."""
+        """Return its objects. The caller closes them."""
         return self.storage.objects(places=FurtherPlaces(ledger.places))
 
     def keep(self, ledger: Ledger, row: FurtherRow) -> None:
-        """Record how far it is, in the ledger and then in itself. Raises: StorageError, LedgerError."""
+        """Record its position in the ledger, and then in the storage itself. Raises: StorageError, LedgerError."""
         ledger.work.keep_further(row)
         described = Description(ledger=ledger.identity().ledger_id, id=row.id, position=row.position)
         if row.position != self.row.position:
@@ -84,11 +84,11 @@ class Surroundings(Struct, frozen=True, kw_only=True):
         return open_files(self.first, COPIER, ca_file=self.ca_file)
 
     def join(self, ledger: Ledger, address: StorageAddress, *, begin: bool = False) -> Further:
-        """Open the further storage at this address. One that is not known yet begins; `begin` says so of an empty one.
+        """Open the further storage at this address, or start a new one. Where one was before, this needs `begin`.
 
         Raises:
-            FurtherAwayError: one was there, and is not. Nothing was made in its place.
-            FurtherStorageError: what is there belongs to another ledger, or to nobody knows whom.
+            FurtherAwayError: one was there and is gone. Nothing was made in its place.
+            FurtherStorageError: the storage belongs to another ledger, or its owner is unknown.
             StorageError: it cannot be reached.
         """
         shown = shown_storage(address)
@@ -106,12 +106,12 @@ class Surroundings(Struct, frozen=True, kw_only=True):
         return Further(files=files, storage=storage, row=row)
 
     def known(self, ledger: Ledger) -> list[FurtherRow]:
-        """Return the further storages that the ledger knows, but for the one that became the first."""
+        """Return the further storages that the ledger knows, except one that became the first."""
         first = shown_storage(self.first)
         return [row for row in ledger.work.further() if row.address != first]
 
     def look(self, ledger: Ledger, row: FurtherRow) -> LockedVersions:
-        """Return what waits for its removal in a further storage that is known and at its address. Nothing is written.
+        """Return which versions wait for removal in a known further storage at its address. Nothing is written.
 
         Raises: FurtherStorageError, StorageError.
         """
@@ -133,7 +133,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     def visit(self, ledger: Ledger, address: StorageAddress) -> Further:
         """Open the further storage at this address, if the ledger knows it. Nothing is written.
 
-        Raises: as `join`; FurtherAwayError if what is there is not known.
+        Raises: as `join`; FurtherAwayError if the ledger does not know it.
         """
         files = open_files(address, COPIER, ca_file=self.ca_file)
         try:
@@ -146,7 +146,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
         return Further(files=files, storage=storage, row=row)
 
     def rejoin(self, ledger: Ledger, row: FurtherRow) -> Further:
-        """Open a further storage that is known, where it was last. Raises: as `visit`, or if another is there."""
+        """Open a known further storage at its last address. Raises: as `visit`, also if another storage is there."""
         found = self.visit(ledger, parse_storage(row.address))
         if found.row.id != row.id:
             found.files.close()
@@ -172,7 +172,7 @@ def _row(ledger: Ledger, files: RemoteFiles, storage: Storage, address: StorageA
         for row in rows.values() if begin else ():
             if row.address == shown:
                 ledger.work.forget_further(row.id)
-        # What was freed before cannot be in an empty one.
+        # An empty storage cannot hold objects that were freed before.
         freed = freeing_of(ledger).freed.to if storage.segments().newest() is None else 0
         rows[told.id] = FurtherRow(told.id, shown, 0, freed, ledger.now_us())
     if told.ledger != ledger_id:
@@ -182,7 +182,7 @@ def _row(ledger: Ledger, files: RemoteFiles, storage: Storage, address: StorageA
         )
     _demand_same_history(ledger, storage)
     row = rows.get(told.id, FurtherRow(told.id, shown, 0, 0, ledger.now_us()))
-    # Whichever of the two was put back from an earlier day, the earlier position is true of both.
+    # Either of the two can be a backup from an earlier day, so only the lower position is true of both.
     position = min(row.position, told.position, ledger.head().position)
     now = row._replace(address=shown, position=position)
     if now != row or told.id not in {each.id for each in ledger.work.further()}:
@@ -191,7 +191,7 @@ def _row(ledger: Ledger, files: RemoteFiles, storage: Storage, address: StorageA
 
 
 def _known_row(ledger: Ledger, files: RemoteFiles) -> FurtherRow:
-    """Return what is known of the storage that is there. Raises: FurtherAwayError, StorageError."""
+    """Return the ledger's row of the storage that is there. Raises: FurtherAwayError, StorageError."""
     told = read_description(files)
     row = next((row for row in ledger.work.further() if told is not None and row.id == told.id), None)
     if told is None or row is None or told.ledger != ledger.identity().ledger_id:
@@ -203,9 +203,9 @@ def _known_row(ledger: Ledger, files: RemoteFiles) -> FurtherRow:
 
 
 def read_description(files: RemoteFiles) -> Description | None:
-    """Return what a storage says of itself, None if it says nothing.
+    """Return a storage's description of itself, None if it has none.
 
-    Raises: FurtherStorageError if that cannot be understood; StorageError.
+    Raises: FurtherStorageError if it cannot be parsed; StorageError.
     """
     try:
         data = files.get(KEY, 0, MOST_BYTES)
@@ -220,7 +220,7 @@ def read_description(files: RemoteFiles) -> Description | None:
 
 
 def _demand_ours(ledger: Ledger, files: RemoteFiles, storage: Storage) -> None:
-    """Refuse a place that holds objects of nobody knows whom. Raises: FurtherStorageError."""
+    """Refuse a place that holds objects of an unknown ledger. Raises: FurtherStorageError."""
     _demand_same_history(ledger, storage)
     is_filled = any(next(files.walk(kind), None) is not None for kind in ("objects", "packs"))
     if is_filled and storage.segments().newest() is None:
@@ -238,7 +238,7 @@ def _demand_same_history(ledger: Ledger, storage: Storage) -> None:
 
 
 def _begun(files: RemoteFiles, storage: Storage, address: StorageAddress, ledger_id: bytes) -> Description:
-    """Make an empty storage, which describes itself. Raises: StorageError."""
+    """Make a storage that describes itself, at position 0. Raises: StorageError."""
     if isinstance(address, Path):
         objects = storage.objects()
         objects.lock()
@@ -251,7 +251,7 @@ def _begun(files: RemoteFiles, storage: Storage, address: StorageAddress, ledger
 
 
 def _overlap(one: StorageAddress, other: StorageAddress) -> bool:
-    """Whether one local folder is the other, or lies in it."""
+    """Whether two local folders are the same, or one is inside the other."""
     if not (isinstance(one, Path) and isinstance(other, Path)):
         return False
     first, second = one.resolve(), other.resolve()

@@ -1,6 +1,6 @@
-"""Keeps further storages in step while a collector works, on a thread of its own: what is away or full stops nobody.
+"""Keeps further storages in step while a collector works. It has its own thread: a missing or full one stops nobody.
 
-What is wrong with a further storage is said once, and again every hour while it stays so.
+A problem with a further storage is reported once, and again every hour while it lasts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EVERY_S: Final = 30.0
 LOOK_AGAIN_S: Final = 600.0
-"""How often to look at a storage that is in step although nothing is new: its disk may be gone."""
+"""How often to look at a storage that is in step although nothing is new, because its disk can be gone."""
 
 SAY_AGAIN_S: Final = 3600.0
 
@@ -45,7 +45,7 @@ class InStep:
         warn: Callable[[str], None],
         stopped: Callable[[], bool],
     ) -> None:
-        """Do nothing yet. `warn` takes a sentence for the user, `stopped` is asked whether to end."""
+        """Do nothing yet. `warn` takes a sentence for the user; `stopped` says whether to end."""
         self._ledger = ledger
         self._surroundings = surroundings
         self._addresses = addresses
@@ -58,11 +58,11 @@ class InStep:
 
     @property
     def chore(self) -> Chore:
-        """What is to be done now and then."""
+        """The chore that calls `look` now and then."""
         return Chore(name="further storages", every_s=EVERY_S, do=self.look)
 
     def look(self) -> None:
-        """Bring each further storage up to date that is there."""
+        """Bring each available further storage up to date."""
         for address in self._addresses:
             if not self._stopped():
                 self._one(address)
@@ -84,7 +84,7 @@ class InStep:
             finally:
                 source.close()
         except LockedError:
-            return  # another collector of this ledger is at it
+            return  # another collector of this ledger is doing it
         except (KropotError, LedgerError) as error:
             self._seen.pop(shown, None)
             self._tell(shown, f"the further storage {shown} is behind: {error}; the first one is not affected")
@@ -102,7 +102,7 @@ class InStep:
             self._said.pop(shown, None)
 
     def _remove_waiting(self, shown: str, further: Further) -> None:
-        """Try now and then to remove what was erased, and is not locked any more."""
+        """Try now and then to remove erased versions that are no longer locked."""
         if monotonic() < self._retry_at.get(shown, 0.0):
             return
         self._retry_at[shown] = monotonic() + ERASED_S

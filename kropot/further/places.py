@@ -1,4 +1,4 @@
-"""What the ledger says of places in packs, as it is true of a further storage, too."""
+"""The ledger's placements in packs, which are also true of a further storage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class FurtherPlaces:
-    """The places in the packs of the first storage. Where an object is damaged there, it may be sound here."""
+    """The placements in the packs of the first storage. An object that is damaged there can be sound here."""
 
     def __init__(self, places: PackPlaces) -> None:
-        """Share a ledger's."""
+        """Share a ledger's placements."""
         self._places = places
 
     def find(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
@@ -23,7 +23,7 @@ class FurtherPlaces:
         return self._places.find(sha256s)
 
     def dropped(self, sha256s: Collection[bytes]) -> set[tuple[bytes, bytes]]:  # noqa: ARG002 -- the protocol has it
-        """Return nothing: what was dropped was damaged in the first storage."""
+        """Return nothing, because dropped placements were damaged only in the first storage."""
         return set()
 
     def walk(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[Placement]:
@@ -39,4 +39,4 @@ class FurtherPlaces:
         return self._places.packs()
 
     def drop(self, sha256: bytes, pack: bytes) -> None:
-        """Do nothing: the ledger says what the first storage has."""
+        """Do nothing, because the ledger says what the first storage has."""

@@ -1,4 +1,4 @@
-"""What a client accepts, as its headers say. Pure."""
+"""What a client accepts, according to its headers. Pure."""
 
 from __future__ import annotations
 

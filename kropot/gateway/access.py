@@ -30,7 +30,7 @@ class RequestRefusedError(KropotError):
 
 
 class NotAcceptedError(KropotError):
-    """The client does not accept how its token seals."""
+    """The client does not accept the method that its token seals with."""
 
     http_status = 406
 
@@ -79,7 +79,7 @@ class Access:
 
         Raises:
             RequestRefusedError: it is not accepted.
-            NotAcceptedError: it seals by sc2, and the client does not say that it reads that.
+            NotAcceptedError: it seals by sc2, and the client does not say that it can read sc2.
         """
         token = await self.admit(scope, STREAM_ROLE)
         if token.held is not None and not names_media_type(scope["headers"], MEDIA_TYPE):

@@ -1,6 +1,6 @@
 """Makes the entries of lists before anybody asks: ids, births of versions and sealed forms, right after a scan.
 
-A first list then finds all of it, and later ones what changed. Nothing depends on it: a list makes what is missing.
+The first list then finds everything, and later ones find what changed. Nothing depends on it: a list makes the rest.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SECOND: Final = struct.Struct(">q")
 
 
 class Ahead:
-    """Tells the tokens of one gateway, in advance, what a scan found."""
+    """Makes list entries for the tokens of one gateway in advance."""
 
     def __init__(self, state: State, tellings: Tellings, book: TokenBook, clock_s: Callable[[], int]) -> None:
-        """Make entries as `tellings` does for lists."""
+        """Make entries with `tellings`, as lists do."""
         self._state = state
         self._tellings = tellings
         self._book = book
@@ -42,8 +42,8 @@ class Ahead:
     def prepare(self, stop: Callable[[], bool]) -> None:
         """Make the entries of all versions that were dated since the last call, for each token that may list them.
 
-        The database remembers how far this came. Without such tokens it is asked for the tokens, and no more. Plain
-        tokens are left out, as nothing is sealed for them, and tokens whose passphrase makes each form slow.
+        The database remembers how far this got. Without such tokens, only its source and tokens are read. Plain tokens
+        are left out because nothing is sealed for them, and so are tokens with a passphrase that makes forms slow.
 
         Raises:
             StateError: the database cannot be used.
@@ -55,7 +55,7 @@ class Ahead:
         try:
             tokens = self._book.all()
         except (WrongKeyError, RevocationsError):
-            # Whoever comes with a token is told so.
+            # A request with a token reports this error.
             return
         done = set[int]()
         for token in tokens:
@@ -71,7 +71,7 @@ class Ahead:
                 if rows:
                     self._tellings.of(token, rows)
             except (ChangedError, RetiredMasterError):
-                # A list says why.
+                # A list request reports why.
                 break
             until = rows[-1].date or closed if rows else closed
         self._until[token.scope] = until
@@ -79,7 +79,7 @@ class Ahead:
             self._state.keep_value(_name(token.scope), _SECOND.pack(until))
 
     def _begun(self, scope: int) -> int:
-        """Return the second up to which all versions were told to the tokens of a scope."""
+        """Return the second up to which the entries of all versions were made for a scope."""
         if scope not in self._until:
             kept = self._state.value(_name(scope))
             self._until[scope] = -1 if kept is None else _SECOND.unpack(kept)[0]

@@ -84,7 +84,7 @@ class Gateway:
         """Set up the routes; `keep_kit` writes the kits of new keys.
 
         Lists are built in the pool `lists`: by the process `pages` if it can, else in `turns` with bulk answers. The
-        database is asked in `lookups`, and files are looked at in `opens`.
+        database is queried in `lookups`, and files are looked at in `opens`.
         """
         self._state = state
         self._catalogue = catalogue
@@ -177,7 +177,7 @@ class Gateway:
         return Response(body, media_type="application/json")
 
     def _entry(self, token: Token, mark: bytes, row: FileRow) -> Listed:
-        """Return the list entry of one file. The database may be asked for it."""
+        """Return the list entry of one file. This can query the database."""
         birth = None
         if token.held is not None:
             birth, row = self._births.of(token, mark, row)
@@ -260,7 +260,7 @@ def _invalid(fields: dict[str, Any]) -> Response:
 async def _on_http(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    # No route asks for a token before it says that there is no such path or method.
+    # An unknown path or method is refused before any token is checked.
     return failure(error.detail, error.status_code, {**(error.headers or {}), "connection": "close"})
 
 

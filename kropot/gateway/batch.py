@@ -1,4 +1,4 @@
-"""One bulk answer: reads many small files, seals them and frames them, one file in memory at a time.
+"""Makes bulk answers: reads many small files, seals them and frames them, one file in memory at a time.
 
 All of it runs in worker threads. No descriptor is open between two pieces, so a slow client holds up nothing.
 """
@@ -35,7 +35,7 @@ PIECE: Final = 512 << 10
 
 
 class NotSentError(KropotError):
-    """An element is not sent, and this is why."""
+    """An element is not sent. `reason` says why."""
 
     def __init__(self, reason: Refusal) -> None:
         """Keep the reason."""
@@ -56,7 +56,7 @@ class BulkAnswers:
         births: Births,
         recent: RecentFiles,
     ) -> None:
-        """Serve the files of `tree` that `state` knows. Those that are `recent` need not be looked up."""
+        """Serve the files of `tree` that `state` knows. Those in `recent` need not be looked up."""
         self._state = state
         self._tree = tree
         self._catalogue = catalogue
@@ -65,12 +65,12 @@ class BulkAnswers:
         self._recent = recent
 
     def pieces(self, token: Token, asked: Sequence[tuple[str, str]]) -> Iterator[bytes]:
-        """Yield the answer to a bulk request, each element as (id, etag), in pieces of about 512 KiB.
+        """Yield the answer to a bulk request in pieces of about 512 KiB. `asked` holds elements as (id, etag).
 
         Versions that nobody has listed yet are committed, in one transaction, before the first piece.
 
         Raises:
-            KropotError: the database cannot be asked. This happens before the first piece, or not at all.
+            KropotError: the database cannot be queried. This can happen only before the first piece.
         """
         found = self._found(token, {element for element, _ in asked})
         ready, size, left = list[bytes](), 0, MAX_ANSWER
@@ -105,7 +105,7 @@ class BulkAnswers:
         found: dict[str, tuple[FileRow, Birth | None]] = {}
         marks: dict[bytes, str] = {}
         for element in elements:
-            # A row of a moment ago may be older than the database's: the open file is compared with it in any case.
+            # A recent row can be older than the database's. The open file is compared with it in any case.
             row = self._recent.get(token.scope, element)
             birth = None if row is None or token.held is None else self._births.vouched(token, row)
             if row is not None and (birth is not None or token.held is None):
@@ -115,7 +115,7 @@ class BulkAnswers:
         return found | self._looked_up(token, marks) if marks else found
 
     def _looked_up(self, token: Token, marks: Mapping[bytes, str]) -> dict[str, tuple[FileRow, Birth | None]]:
-        """Return what `_found` does, of ids by their marks, from the database."""
+        """Return what `_found` returns, for ids given by their marks, from the database."""
         rows = [
             (mark, row)
             for mark, row in self._state.find_all(token.scope, list(marks))
@@ -127,7 +127,7 @@ class BulkAnswers:
         try:
             born = [*self._births.of_all(token, rows)]
         except (ChangedError, RetiredMasterError):
-            # Some versions cannot be born now. That spoils nothing for the others.
+            # Some versions cannot be born now. That must not harm the others.
             born = [each for pair in rows for each in self._born(token, pair)]
         return {marks[mark]: (row, birth) for mark, row, birth in born}
 
@@ -150,7 +150,7 @@ class BulkAnswers:
     ) -> tuple[bytes | None, bytes]:
         """Return the IV, if there is one, and a content as it is sent, of up to `room` bytes.
 
-        Raises: KropotError or OSError, for which `_reason` has a word.
+        Raises: KropotError or OSError, for which `_reason` returns a `Refusal`.
         """
         if row.restless_s is not None:
             raise NotSentError(Refusal.CHANGED)
@@ -179,7 +179,7 @@ class BulkAnswers:
     def _plain(self, files: NearbyFiles, row: FileRow, birth: Birth | None) -> bytes:
         """Return the plain content of the version that the row names, and of no other."""
         if birth is not None and row.audience == Audience.SEALED:
-            # The content of a folder or a symlink is known since its version was born.
+            # The content of a folder or a symlink has been known since its version was born.
             return birth.attributes
         if row.origin is None and (birth is None or birth.is_whole):
             plain = files.whole(row.path, row.identity, self._catalogue.is_past)
@@ -188,7 +188,7 @@ class BulkAnswers:
         descriptor, looks = files.open(row.path)
         try:
             self._catalogue.check_settled(looks)
-            # From here on the size is the one that was compared. A new version gets its nonce elsewhere.
+            # From here on, the size is the one that was compared. New versions get their nonces elsewhere.
             if not self._catalogue.is_as_known(row, looks) or (birth is not None and birth.form.size != looks.size):
                 raise NotSentError(Refusal.CHANGED)
             if birth is None or birth.is_whole:
@@ -200,7 +200,7 @@ class BulkAnswers:
         return plain
 
     def _reason(self, error: KropotError | OSError) -> Refusal:
-        """Return the word for what went wrong with one element."""
+        """Return the reason why one element is not sent."""
         match error:
             case NotSentError():
                 return error.reason

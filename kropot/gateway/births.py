@@ -1,8 +1,8 @@
-"""What each version is sealed from for a vault: the form at its birth, and the key. Both stay as they were then.
+"""Keeps what each version is sealed from for a vault: the form at its birth, and the key. Neither changes later.
 
-A version is born when a token of the vault first meets it. An object can therefore be sealed again for every collector,
-and from any byte on. A seal under the master key vouches for what the database keeps of a birth, so that whoever can
-write the database can choose neither a form nor a retired key.
+A version is born when a token of the vault first meets it. So its object can be sealed again for every collector, from
+any byte on. A seal under the master key vouches for what the database keeps of a birth, so anyone who can write to the
+database can choose neither a form nor a retired key.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Birth(Struct, frozen=True, kw_only=True):
 
     `encoded` is what `form.encode` returns.
 
-    `attributes` stand in front of the content, because they do not fit into the form.
+    `attributes` come before the content, because they do not fit into the form.
     """
 
     held: HeldVault
@@ -80,9 +80,9 @@ class Birth(Struct, frozen=True, kw_only=True):
         return content_reader(complete, read_file, self.attributes)
 
     def sealing(self, *, now: Seen | None = None, element: bytes | None = None) -> Sealing:
-        """Return what seals the object. `now` describes a file that never rests: its form says what is there now.
+        """Return the `Sealing` of the object. `now` describes a file that never rests: its form says what is there now.
 
-        `element` is the element's id (32 bytes), where the caller knows it.
+        `element` is the element's id (32 bytes), if the caller knows it.
         """
         form, encoded = (self.form, self.encoded) if now is None else (moving_form(self.form, now), None)
         return Sealing(
@@ -100,7 +100,7 @@ class Birth(Struct, frozen=True, kw_only=True):
     ) -> tuple[str, ObjectHeader]:
         """Return the sealed form for a list, which says what the file is now, and the header of the object.
 
-        A birth that `is_new` was made of just this row. `element` is the id (32 bytes), where the caller knows it.
+        A birth that `is_new` was made from this very row. `element` is the id (32 bytes), if the caller knows it.
         """
         encoded = self.encoded if is_new else listed_form(row, self.form).encode()
         text = seal_list_form(
@@ -121,7 +121,7 @@ class Births:
     def __init__(
         self, state: State, master: MasterKey, vaults: VaultBook, source: bytes, clock_ns: Callable[[], int]
     ) -> None:
-        """Keep births in `state`. `source` (16 bytes) stands in the header of each object."""
+        """Keep births in `state`. `source` (16 bytes) is in the header of each object."""
         self._state = state
         self._master = master
         self._vaults = vaults
@@ -130,11 +130,11 @@ class Births:
         self._recent: dict[bytes, Birth] = {}
 
     def of(self, token: Token, mark: bytes, row: FileRow) -> tuple[Birth, FileRow]:
-        """Return the birth of a file's version for a token, and the row with what is kept of it.
+        """Return the birth of a file's version for a token, and the row with the record of it.
 
         Raises:
-            NotServedError: the file was forgotten, or is one that sc2 cannot seal.
-            ChangedError: others changed it again and again meanwhile.
+            NotServedError: the file was forgotten, or sc2 cannot seal it.
+            ChangedError: other requests kept changing it meanwhile.
             StateError, RetiredMasterError: see `State` and `VaultBook.refuse_retired`.
         """
         found = self.of_all(token, [(mark, row)])
@@ -145,7 +145,7 @@ class Births:
     def of_all(self, token: Token, files: Sequence[tuple[bytes, FileRow]]) -> list[tuple[bytes, FileRow, Birth]]:
         """Return the births of files, each given as (mark, row). A file that sc2 cannot seal is left out.
 
-        Raises: as `of`, but for NotServedError.
+        Raises: as `of`, except NotServedError.
         """
         found: dict[bytes, tuple[FileRow, Birth]] = {}
         left = {mark: row for mark, row in files if not self._take(token, mark, row, row.birth, found)}
@@ -177,9 +177,9 @@ class Births:
         return [(mark, *found[mark]) for mark, _ in files if mark in found]
 
     def vouched(self, token: Token, row: FileRow) -> Birth | None:
-        """Return the birth of a row that this gateway has vouched for, as `RecentFiles` holds them.
+        """Return the birth of a row that this gateway has vouched for, such as a row of `RecentFiles`.
 
-        None if only the database can tell.
+        Return None if only the database can tell.
         """
         record = row.birth
         if record is None or token.held is None or record[:NONCE_BYTES] != row.nonce:
@@ -206,14 +206,14 @@ class Births:
         record: bytes | None,
         found: dict[bytes, tuple[FileRow, Birth]],
     ) -> bool:
-        """Put a birth among those that are `found`, if the record is of this version and this gateway wrote it."""
+        """Add a birth to `found` if the record is of this version and from this gateway. Return whether it is."""
         birth = self._read(token, row, record)
         if birth is not None:
             found[mark] = (row if row.birth == record else row._replace(birth=record)), birth
         return birth is not None
 
     def _read(self, token: Token, row: FileRow, record: bytes | None) -> Birth | None:
-        """Return the birth that a record tells, or None if it is of another version, or nothing vouches for it."""
+        """Return the birth in a record, or None if it is of another version, or nothing vouches for it."""
         if record is None or token.held is None or record[:NONCE_BYTES] != row.nonce:
             return None
         kept = self._remembered(token, token.held, row, record)
@@ -231,14 +231,14 @@ class Births:
         return kept if (kept.form.path, kept.form.padding) == (row.path, token.padding) else None
 
     def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
-        """Return the birth that a record tells, if its seal vouches for it."""
+        """Return the birth in a record, or None if its seal does not vouch for it."""
         key_id, content = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
         if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, content)):
             return None
         return self._told(token, held, row, record)
 
     def _told(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
-        """Return the birth that a record tells, unchecked, or None if the vault does not hold its key."""
+        """Return the birth in a record, unchecked, or None if the vault does not hold its key."""
         key_id, content = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
         if key_id not in held.vault.key_ids:
             return None
@@ -270,9 +270,9 @@ class Births:
         )
 
     def made(self, token: Token, row: FileRow) -> tuple[bytes, Birth] | None:
-        """Return what to keep of a version that is born now, and the birth, or None if sc2 cannot seal the file.
+        """Return the record and the birth of a version that is born now, or None if sc2 cannot seal the file.
 
-        It MUST be stored before anybody is told. Until then, another one may be stored in its place.
+        The record MUST be stored before any client sees the birth. Until then, another one can be stored in its place.
         """
         if token.held is None:
             raise ValueError("only a token of sc2 has births")
@@ -295,7 +295,7 @@ class Births:
 
 
 def _fitted(complete: Form) -> tuple[Form, bytes, bytes]:
-    """Return a form that fits, its bytes, and the attributes that stand before the content. Raises: RefusedError."""
+    """Return a form that fits, its bytes, and the attributes that come before the content. Raises: RefusedError."""
     try:
         return complete, complete.encode(), b""
     except RefusedError:

@@ -1,4 +1,4 @@
-"""The bulk route: many small contents in one answer, of which each is whole or refused by itself. Raw ASGI."""
+"""The bulk route: many small contents in one answer, each of them whole or refused on its own. Raw ASGI."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Bulk:
     """Serves bulk requests."""
 
     def __init__(self, *, batches: BulkAnswers, access: Access, opens: Opens, turns: Turns) -> None:
-        """Make the pieces of answers in `opens`: a file system that hangs holds up only those who ask for its files."""
+        """Make the pieces of answers in `opens`, so a file system that hangs delays only requests for its files."""
         self._turns = turns
         self._batches = batches
         self._access = access
@@ -59,7 +59,7 @@ class Bulk:
     async def _send(
         self, scope: Scope, receive: Receive, send: Send, token: Token, asked: list[tuple[str, str]]
     ) -> None:
-        """Send the pieces. While the client takes one, the next is made; no thread waits for him."""
+        """Send the pieces. While the client receives one, the next is made. No thread waits for the client."""
         pieces: Iterator[bytes] = self._batches.pieces(token, asked)
         try:
             piece = await self._opens.run(self._turns.take, next, pieces, b"")

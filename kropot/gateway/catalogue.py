@@ -43,7 +43,7 @@ _DOUBTING_NS = 60_000_000_000
 
 
 class UnsettledError(KropotError):
-    """The file changed a moment ago. Another change might go unnoticed, so it can be served in `wait_s` seconds."""
+    """The file changed a moment ago. Another change might go unnoticed, so it is served only after `wait_s` seconds."""
 
     http_status = 503
 
@@ -70,7 +70,7 @@ class Catalogue:
     ) -> None:
         """Keep the catalogue of `tree` in `state`. New versions of up to `hash_up_to` bytes are hashed.
 
-        `master` vouches for what the database says. Without it, nothing that an earlier catalogue wrote is believed.
+        `master` vouches for what the database says. Without it, nothing that an earlier catalogue wrote is trusted.
         """
         self._state = state
         self._tree = tree
@@ -163,7 +163,7 @@ class Catalogue:
     def renewed(self, row: FileRow, looks: Seen) -> FileRow:
         """Return the file's row, updated to `looks`, which was just observed on the open file.
 
-        Bytes that may be new get a new nonce, which is committed before this returns. One nonce MUST never seal two
+        Bytes that might be new get a new nonce, which is committed before this returns. One nonce MUST never seal two
         contents.
 
         Raises:
@@ -219,7 +219,7 @@ class Catalogue:
             self._state.keep_digests(learnt)
 
     def is_as_known(self, row: FileRow, looks: Seen) -> bool:
-        """Whether a file that is open is the very version that the row names."""
+        """Whether an open file is the very version that the row names."""
         return self._same.is_as_known(row, looks)
 
     def is_settled(self, looks: Seen) -> bool:
@@ -227,7 +227,7 @@ class Catalogue:
         return self.is_past(looks.ctime_ns)
 
     def is_past(self, ctime_ns: int) -> bool:
-        """Whether a ctime is far enough from now that `is_settled` is true of the file."""
+        """Whether a ctime is far enough from now that the file counts as settled."""
         return abs(self._clock_ns() - ctime_ns) >= self._settle_ns
 
     def check_settled(self, looks: Seen) -> None:
@@ -338,7 +338,7 @@ class Catalogue:
         )
 
     def _settle_doubts(self, report: ScanReport, stop: Callable[[], bool]) -> None:
-        """Read the large files that may have the same bytes, for about a minute. The next scan meets the rest again."""
+        """Read large files that might have the same bytes, for about a minute. The next scan meets the rest again."""
         until_ns = self._clock_ns() + _DOUBTING_NS
         while report.doubtful and not stop() and self._clock_ns() < until_ns:
             found = report.doubtful.pop()
@@ -374,7 +374,7 @@ class Catalogue:
             return True
 
     def _forget_missing(self, present: Bitmap, last_id: int, report: ScanReport, stop: Callable[[], bool]) -> None:
-        """Remove files from the list that the walk did not meet, after a second look at each, and count them."""
+        """Remove from the list the files that the walk did not meet, after a second look at each, and count them."""
         if report.unreadable_count > len(report.unreadable) or present.count == self._state.count_until(last_id):
             return
         blind = tuple(b"" if each.path == b"" else each.path.rstrip(b"/") + b"/" for each in report.unreadable)
@@ -393,17 +393,17 @@ class Catalogue:
                 and self._is_gone(path, audience)
             ]
             if stop():
-                # Ask after the second look and before removing anything: this notices a disk that went away meanwhile.
+                # Check after the second look and before removing anything, to notice a disk that disappeared meanwhile.
                 break
             for start in range(0, len(missing), _LOOKED_UP_AT_ONCE):
                 self._state.forget(missing[start : start + _LOOKED_UP_AT_ONCE])
             report.gone += len(missing)
 
     def _is_same_folder(self, mark: bytes, report: ScanReport) -> bool:
-        """Whether this is the folder that held files before. An empty folder may be its bare mount point.
+        """Whether this is the folder that held files before. An empty folder can be its bare mount point.
 
         `mark` is the folder's mark at the beginning of the walk. Nothing is declared gone if the mark is new and the
-        folder has no files, or if the folder was exchanged during the walk.
+        folder has no files, or if the folder was replaced during the walk.
         """
         known = self._state.mark()
         if not self._is_still(mark, report):

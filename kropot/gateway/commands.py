@@ -1,7 +1,7 @@
 """Runs the owner's commands before and after each scan, for dumps of databases and snapshots of file systems.
 
-A command is split into words as a shell does, and runs without a shell: nothing in it is expanded, so a name with a
-space or a dollar sign cannot become something else. Who needs a pipe names a shell: `sh -c "... | ..."`.
+A command is split into words as a shell does, but runs without a shell. Nothing in it is expanded, so a name with a
+space or a dollar sign cannot become something else. If you need a pipe, name a shell: `sh -c "... | ..."`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIMIT_S: Final = 3600.0
 """How long a command may run, in seconds."""
 
 ENV_PREFIX: Final = "KROPOT"
-"""Environment variables that are kept from commands: they may hold a token, a passphrase or the master key."""
+"""Commands do not get environment variables with this prefix: they can hold a token, a passphrase or the master key."""
 
 _EXPANDING: Final = frozenset("$`")
 _OPERATORS: Final = frozenset("|&;<>()\n")
@@ -61,10 +61,10 @@ class ScanCommands(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def around(self, stop: threading.Event) -> Iterator[None]:
-        """Run the one command, then the block, then the other one, also if the block fails.
+        """Run the first command, then the block, then the second command, even if the block fails.
 
         Raises:
-            CommandFailedError: a command fails or takes too long. The block does not run if it is the first.
+            CommandFailedError: a command fails or takes too long. If it is the first one, the block does not run.
             CommandStoppedError: `stop` was set meanwhile.
         """
         if self.before:
@@ -73,7 +73,7 @@ class ScanCommands(Struct, frozen=True, kw_only=True):
             yield
         finally:
             if self.after:
-                # It may have to remove a snapshot, so a gateway that stops waits for it, for a minute.
+                # It might have to remove a snapshot, so a gateway that is stopping waits up to a minute for it.
                 limit_s = min(self.limit_s, _CLEANING_S) if stop.is_set() else self.limit_s
                 _run("--after-scan", self.after, limit_s, threading.Event())
 
@@ -105,7 +105,7 @@ def command_from(text: str, option: str, environ: Mapping[str, str]) -> tuple[st
 
 
 def _for_shell(text: str) -> str | None:
-    """Return the first character that would mean something to a shell, and that no quote hides from it."""
+    """Return the first character that a shell would interpret because no quote protects it, or None."""
     quote, chars = "", iter(text)
     for char in chars:
         if char == "\\" and quote != "'":
@@ -163,16 +163,16 @@ def _follow(
     printed = _Output(option)
     os.set_blocking(output, False)
     try:
-        # Not select(), which takes no descriptor above 1023: a gateway with many connections has more.
+        # Not select(), which takes no descriptor above 1023. With many connections, a gateway has such descriptors.
         with selectors.DefaultSelector() as selector:
             selector.register(output, selectors.EVENT_READ)
             while (code := process.poll()) is None and time.monotonic() < until and not stop.is_set():
                 selector.select(_POLL_S)
                 printed.take(output)
-        # Only what is there already: a child that was left behind may keep the pipe open.
+        # Read only what is already there, because a child that was left behind can keep the pipe open.
         printed.take(output)
     finally:
-        # Also ends what the command itself has started.
+        # If the command still runs, end it and the processes that it started.
         is_over = process.poll() is not None
         if not is_over:
             _end(process)
@@ -181,7 +181,7 @@ def _follow(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and all that it started: first with a request, then by force."""
+    """End a command and everything it started: first by request, then by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -191,16 +191,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 class _Output:
-    """Logs the lines of a command, at most 100 of up to 1,000 bytes."""
+    """Logs a command's output: at most 100 lines of up to 1,000 bytes."""
 
     def __init__(self, option: str) -> None:
-        """Log lines of the command of `option`."""
+        """Log lines of the command that `option` gives."""
         self._option = option
         self._rest = b""
         self._lines = 0
 
     def take(self, output: int) -> None:
-        """Read what is there, and log its whole lines."""
+        """Read the available output, and log its complete lines."""
         with suppress(BlockingIOError):
             while data := os.read(output, 1 << 16):
                 *lines, self._rest = (self._rest + data).split(b"\n")
@@ -218,6 +218,6 @@ class _Output:
     def _log(self, line: bytes) -> None:
         self._lines += 1
         if self._lines <= _LINES:
-            # The log blots out the secrets that this program knows. A command may print a password of its own.
+            # The log hides the secrets that this program knows, but a command can print other passwords.
             text = hide_credentials(line[:_LINE_BYTES].decode("utf-8", "replace").rstrip())
             log.info("scan_command_output", option=self._option, line=text)

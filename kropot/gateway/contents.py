@@ -73,8 +73,8 @@ _CACHE_CONTROL = b"max-age=0, must-revalidate, private"
 class _Opened(Struct, frozen=True, kw_only=True):
     """An open file: its row, its bytes if it is small (and then no descriptor), and what its IV derives from.
 
-    A file that `is_moving` is sent as it is now, under a nonce of its own. For a token of sc2 there is the `birth` of
-    its version instead.
+    A file that `is_moving` is sent as it is now, under its own nonce. A token of sc2 uses the `birth` of its version
+    instead.
     """
 
     row: FileRow
@@ -128,8 +128,8 @@ class Contents:
     ) -> None:
         """Serve the files of `tree` that `state` knows.
 
-        Whatever may block has a pool: the database `lookups`, opening files `opens`, reading large ones `reads`. A file
-        system that hangs then holds up nobody but those who ask for its files.
+        Everything that can block has its own pool: `lookups` for the database, `opens` for opening files, `reads` for
+        reading large ones. So a file system that hangs delays only requests for its files.
         """
         self._state = state
         self._tree = tree
@@ -187,10 +187,9 @@ class Contents:
         raise AssertionError("every attempt returns or raises")
 
     def _opened(self, token: Token, element: str, row: FileRow, wants_body: bool) -> _Opened:  # noqa: FBT001 - called through a pool
-        """Open a file and read it if it is small. This may block as long as the file system likes.
+        """Open a file and read it if it is small. This can block for as long as the file system does.
 
-        Raises: as `FolderSource.open`, `Catalogue.renewed` and `whole`; FolderAwayError if the file is missing with its
-        whole folder.
+        Raises: as `FolderSource.open`, `Catalogue.renewed` and `whole`; FolderAwayError if the whole folder is missing.
         """
         if row.audience == Audience.SEALED:
             return self._opened_entry(token, element, row)
@@ -234,7 +233,7 @@ class Contents:
         )
 
     def _opened_entry(self, token: Token, element: str, row: FileRow) -> _Opened:
-        """Return a folder or a symlink. Its content is known since its version was born, so nothing is opened.
+        """Return a folder or a symlink. Its content has been known since its birth, so nothing is opened.
 
         Raises: as `Births.of`.
         """
@@ -344,7 +343,7 @@ class Contents:
         )
 
     async def _send_small(self, scope: Scope, send: Send, part: _Part) -> None:
-        """Send an answer whose bytes are all there: a small content, or none for HEAD."""
+        """Send an answer whose bytes are all in memory: a small content, or no bytes for HEAD."""
         body = b"" if scope["method"] == "HEAD" else part.sealed(part.opened.plain or b"")
         await send({"type": "http.response.start", "status": part.status, "headers": part.headers})
         await send({"type": "http.response.body", "body": body[part.span.start : part.span.stop]})

@@ -1,7 +1,6 @@
-"""What an entry of the file system is, as a form of `sc2`: everything that Linux knows about it and a restore needs.
+"""Describes a file system entry as a form of `sc2`: everything that Linux knows about it and a restore needs.
 
-All of it comes from one open descriptor, and from nothing that a name leads to. If the entry changes meanwhile, there
-is no form.
+All of it comes from one open descriptor, never from the entry's name. If the entry changes meanwhile, no form is made.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.gateway.sources import Seen
 
 MOST_HOLES: Final = 200_000
-"""How many holes of a file are kept: the longest ones. In the others, the content has zeros."""
+"""How many holes of a file are kept: the longest ones. The content has zeros in place of the others."""
 
 _GROUP_BYTES: Final = 16
 _MOST_NAMES: Final = 4096
@@ -38,18 +37,18 @@ _DEVICE: Final = struct.Struct(">QQ")
 
 
 class OwnerNames:
-    """The names of users and groups. Each is looked up once, and some thousands are remembered."""
+    """The names of users and groups. Each is looked up once, and up to 4,096 are remembered."""
 
     def __init__(self) -> None:
-        """Remember nothing yet. A user's name can change: make a new one for each scan."""
+        """Start empty. Names can change, so make a new object for each scan."""
         self._names: OrderedDict[tuple[str, int], bytes | None] = OrderedDict()
 
     def user(self, uid: int) -> bytes | None:
-        """Return a user's name, None if the system knows none."""
+        """Return a user's name, or None if the system knows none."""
         return self._name("user", uid)
 
     def group(self, gid: int) -> bytes | None:
-        """Return a group's name, None if the system knows none."""
+        """Return a group's name, or None if the system knows none."""
         return self._name("group", gid)
 
     def _name(self, what: str, number: int) -> bytes | None:
@@ -74,12 +73,12 @@ class Describer:
     ) -> tuple[Form, Seen]:
         """Return the complete form of an open entry, and its metadata. See `dirfd.open_entry` and `form.fitted`.
 
-        `sha256` is the file's, where it is known for what is open here.
+        `sha256` is the file's SHA-256, if it is known for the version that is open.
 
         Raises:
             ChangedError: the entry changed meanwhile.
-            NotServedError: it is no file, folder or symlink.
-            RefusedError: no form can say what it is, for example because its path is too long.
+            NotServedError: it is not a file, folder or symlink.
+            RefusedError: no form can describe it, for example because its path is too long.
             OSError: it cannot be read.
         """
         found = os.fstat(descriptor)
@@ -116,16 +115,16 @@ class Describer:
         return form, seen(found)
 
     def _group(self, found: os.stat_result) -> bytes:
-        """Return what all names of one file have in common.
+        """Return 16 bytes that all names of one file share.
 
-        The number of the folder's own device is left out: it can be another one after a reboot.
+        The number of the folder's own device is left out, because it can change at a reboot.
         """
         device = 0 if found.st_dev == self._device else found.st_dev + 1
         return hmac.digest(self._key, b"link group" + _DEVICE.pack(device, found.st_ino), "sha256")[:_GROUP_BYTES]
 
 
 def kind_of(found: os.stat_result) -> Kind | None:
-    """Return what an entry is, None if it is neither a file, a folder nor a symlink."""
+    """Return an entry's kind, or None if it is not a file, folder or symlink."""
     if stat.S_ISREG(found.st_mode):
         return Kind.FILE
     if stat.S_ISDIR(found.st_mode):
@@ -134,7 +133,7 @@ def kind_of(found: os.stat_result) -> Kind | None:
 
 
 def _holes(descriptor: int, found: os.stat_result) -> tuple[tuple[int, int], ...]:
-    """Return the holes of a file, in order. A file that has all its blocks is not asked for any."""
+    """Return the holes of a file, in order. A file with all its blocks allocated is not searched."""
     if found.st_blocks * _BLOCK >= found.st_size:
         return ()
     return tuple(sorted(nlargest(MOST_HOLES, _each_hole(descriptor, found.st_size), key=itemgetter(1))))
@@ -163,11 +162,11 @@ def _next_data(descriptor: int, hole: int, size: int) -> int:
 
 
 def _xattrs(descriptor: int, *, is_link: bool) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the extended attributes, ACLs included, in the order of their names.
+    """Return the extended attributes, including ACLs, sorted by name.
 
-    Those that this user may not read are left out: most belong to the system, and only root may read them.
+    Attributes that this user may not read are left out: most belong to the system, and only root may read them.
     """
-    # A descriptor of a symlink takes no such call, but its name in /proc stands for the symlink itself.
+    # These calls do not accept a symlink's descriptor, but its name in /proc stands for the symlink itself.
     place: int | str = f"/proc/self/fd/{descriptor}" if is_link else descriptor
     try:
         names = os.listxattr(place)

@@ -41,7 +41,7 @@ class Sealings:
         self._lock = Lock()
 
     def iv(self, token: Token, element: str, nonce: bytes, identity: bytes) -> bytes:
-        """Return the IV of a content for a token. `identity` is the one that the nonce was made for."""
+        """Return the IV of a content for a token. `identity` is the file's identity when the nonce was made."""
         return content_iv(token.iv_key, self.source, token.id, element, nonce, identity=identity)
 
     def etag(self, token: Token, element: str, nonce: bytes) -> str:
@@ -79,8 +79,8 @@ class Sealings:
     ) -> Listed:
         """Return the list entry of a file for a token. The first call for each file can take milliseconds.
 
-        A token of sc2 needs the file's `birth`. One that `is_new` was made of just this row. `element` is the id, where
-        the caller knows it.
+        A token of sc2 needs the file's `birth`. A birth that `is_new` was made from this very row. `element` is the id,
+        if the caller knows it.
         """
         if birth is not None:
             return _vault_entry(row, birth, is_new=is_new, element=element)
@@ -120,7 +120,7 @@ class Sealings:
 
 
 def seals_quickly(token: Token) -> bool:
-    """Whether a form costs microseconds. A passphrase that somebody chose has many rounds for each."""
+    """Whether sealing a form takes microseconds. A passphrase that a person chose usually takes many rounds."""
     return token.kit is None or token.kit.rounds <= _CHEAP_ROUNDS
 
 
@@ -134,7 +134,7 @@ def element_of(token: Token, path: bytes) -> str:
 
 
 def _vault_entry(row: FileRow, birth: Birth, *, is_new: bool, element: str | None) -> Listed:
-    """Return the list entry of a file for a token of sc2: its form is newer than its object after a mere chmod."""
+    """Return the list entry of a file for a token of sc2. After a mere chmod, its form is newer than its object."""
     text, header = birth.list_form(row, is_new=is_new, element=None if element is None else bytes.fromhex(element))
     is_moving = row.restless_s is not None
     return Listed(
@@ -174,7 +174,7 @@ def form_json(row: FileRow) -> bytes:
         "fileName": row.path.decode("utf-8", "backslashreplace"),
         "stripInvalidCharacters": False,
         "path": b64encode(row.path).decode(),
-        # Beyond 2^53 most readers of JSON round a number, so this one is text.
+        # Most JSON readers round numbers above 2^53, so this one is text.
         "mtime_ns": str(mtime_ns),
         "mode": row.mode,
     }

@@ -1,6 +1,6 @@
-"""What the catalogue keeps of an entry beside size, mode and times: what it is, its owner, links, attributes, holes.
+"""What the catalogue keeps of an entry besides size, mode and times: its kind, owner, links, attributes and holes.
 
-Only tokens of `sc2` are told of it. The forms that they get are made here.
+Only tokens of `sc2` get it. Their forms are made here.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ UNKNOWN: Final = b""
 
 
 class Audience(IntEnum):
-    """Who is told of an entry."""
+    """Which tokens get an entry."""
 
     ALL = 0
     FOLLOWED = 1
     """A file that a symlink leads to: for all tokens except those of sc2, which get the symlink itself."""
     SEALED = 2
-    """A folder or a symlink: for tokens of sc2 alone."""
+    """A folder or a symlink: only for tokens of sc2."""
 
 
 def pack(form: Form) -> bytes:
-    """Return what is kept of a complete form."""
+    """Return the facts to keep of a complete form."""
     kept: dict[str, Any] = {name: value for name in _KEPT if (value := getattr(form, name)) not in (None, ())}
     return cast("bytes", msgpack.packb(kept | {"kind": form.kind.value}, use_bin_type=True))
 
@@ -47,10 +47,10 @@ def pack(form: Form) -> bytes:
 def form_of(row: FileRow, *, like: Form | None = None, sealed_us: int = 0, padding: bool = False) -> Form:
     """Return the complete form of an entry as the catalogue knows it now.
 
-    Where it is `like` the form of its version's birth, it says how the content in that object is laid out.
+    If `like` is given, the form of its version's birth, the result says how the content in that object is laid out.
 
     Raises:
-        RefusedError: no form can say it.
+        RefusedError: no form can describe it.
     """
     facts = _unpacked(row.facts)
     if row.restless_s is not None:
@@ -87,7 +87,7 @@ def listed_form(row: FileRow, born: Form) -> Form:
 
 
 def moving_form(born: Form, now: Seen) -> Form:
-    """Return the form of a file that never rests, as it is while it is sent: whole, with nothing in front of it."""
+    """Return the form of a file that never rests, as it is while it is sent: whole, with nothing before it."""
     return Form(
         path=born.path,
         kind=Kind.FILE,
@@ -104,12 +104,12 @@ def moving_form(born: Form, now: Seen) -> Form:
 
 
 def _time(mtime_ns: int) -> int | None:
-    """Return a time that a form can hold: from 1677 to 2262."""
+    """Return a time that a form can hold (from 1677 to 2262), or None."""
     return mtime_ns if abs(mtime_ns) <= _MOST_MTIME_NS else None
 
 
 def large_of(facts: bytes | None) -> bytes:
-    """Return the attributes that may not fit into a form, and so may be part of the content. Empty if all fit."""
+    """Return the attributes that might not fit into a form, and so might be part of the content. Empty if all fit."""
     if facts is None or len(facts) <= _SURELY_FITS:
         return b""
     found = _unpacked(facts)
@@ -117,7 +117,7 @@ def large_of(facts: bytes | None) -> bytes:
 
 
 def content_of(facts: bytes) -> bytes:
-    """Return 32 bytes that stand for the content of a folder or a symlink, as a SHA-256 does for that of a file."""
+    """Return 32 bytes that stand for the content of a folder or a symlink, as a SHA-256 stands for a file's."""
     target = _unpacked(facts).get("target", b"")
     return hashlib.sha256(b"%d:%s%s" % (len(target), target, large_of(facts))).digest()
 

@@ -23,9 +23,9 @@ _LENGTH_BYTES = 8
 def content_iv(iv_key: bytes, source: bytes, token: str, element: str, nonce: bytes, *, identity: bytes) -> bytes:
     """Return the IV (16 bytes) of a content.
 
-    `nonce` MUST change whenever the content may have changed. `identity` is the `Seen.identity` of the file when the
-    nonce was made. It comes from the file system, or a seal vouches for it (`sameness`), so whoever can write the
-    database, and puts an old nonce back, gets no IV twice.
+    `nonce` MUST change whenever the content might have changed. `identity` is the `Seen.identity` of the file when the
+    nonce was made. It comes from the file system, or a seal vouches for it (`sameness`), so even someone who can write
+    to the database and puts an old nonce back gets no IV twice.
     """
     return labelled(iv_key, b"content", source, token.encode(), element.encode(), nonce, identity)[:_KEPT]
 

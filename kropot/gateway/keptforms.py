@@ -1,7 +1,7 @@
-"""Sealed forms, as the database keeps them beside the ids of a token: each is made once for a state of its file.
+"""Sealed forms, as the database keeps them with the ids of a token. Each is made once for each state of its file.
 
-A keyed hash vouches for a form and for all that it was made of. So a form of before is never told again, and whoever
-can write the database can put no form there.
+A keyed hash vouches for a form and for everything it was made from. So an outdated form is never sent, and nobody can
+forge a form by writing to the database.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _END: Final = b'"}'
 
 
 class KeptForms:
-    """Makes and reads what is kept of list entries."""
+    """Makes and reads the parts of list entries that are kept."""
 
     def __init__(self, master: MasterKey) -> None:
-        """Vouch with a key that follows from `master`."""
+        """Vouch with a key that is derived from `master`."""
         self._hash = KeyedHash(master.vouch(_VERSION))
 
     def kept(self, token: Token, row: FileRow, birth: bytes | None, entry: Listed) -> bytes | None:
-        """Return what to keep of an entry: tag, size, entity tag and sealed form. None if nothing is worth it.
+        """Return what to keep of an entry: tag, size, entity tag and sealed form. None if nothing is worth keeping.
 
         `birth` is what is kept of the version's birth for a token of sc2.
         """
@@ -51,7 +51,7 @@ class KeptForms:
         return self._tag(token, row, birth, body) + body
 
     def line(self, token: Token, element: str, row: FileRow, birth: bytes | None, kept: bytes | None) -> bytes | None:
-        """Return the encoded entry of a file, None if there is none that was made of just this."""
+        """Return the encoded entry of a file, or None if `kept` was not made from exactly these values."""
         if kept is None or row.restless_s is not None:
             return None
         body = kept[_TAG:]

@@ -45,12 +45,12 @@ class MasterKey:
     def lookup(self, token: str) -> bytes:
         """Return the keyed hash (32 bytes) under which a token is stored.
 
-        An attacker who times an index lookup learns only about this hash, which he can neither compute nor choose.
+        An attacker who times an index lookup learns only about this hash, which they can neither compute nor choose.
         """
         return labelled(self._lookup, token.encode("utf-8", "surrogatepass"))
 
     def vouch(self, *parts: bytes) -> bytes:
-        """Return a keyed hash (32 bytes) over a row's parts. Whoever can only write the database cannot make one."""
+        """Return a keyed hash (32 bytes) over a row's parts. Write access to the database is not enough to make one."""
         return self._rows(framed(parts))
 
     def seal(self, plain: bytes, *, bound_to: bytes, entropy: Callable[[int], bytes] = os.urandom) -> bytes:

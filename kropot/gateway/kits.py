@@ -1,4 +1,4 @@
-"""Kits: writes the keys that the gateway makes, each to a new file that only its owner can read.
+"""Writes kits: the keys that the gateway makes, each in a new file that only its owner can read.
 
 The kit of a CBC token is the JSON of its request, with the key in it. A token of sc2 has the kit of its vault.
 """

@@ -76,7 +76,7 @@ def parse_since(text: str | None) -> int | None:
 
 
 class PageWanted(NamedTuple):
-    """A list page that a client asks for, and what its header says of the folder.
+    """A list page that a client asks for, and what its header says about the folder.
 
     It begins after the second `since`, and has about `limit` entries. `base_url` is the gateway's address for clients.
     """
@@ -95,7 +95,7 @@ def build_page(
     audiences = FOR_OTHERS if token.held is None else FOR_SEALED
     found = state.page(wanted.since, wanted.limit, audiences, token.scope)
     entries = tellings.of(token, found.files, found.tellings) if found.files else []
-    # By date and id, which no two share.
+    # Sort by date and id. No two entries share both.
     entries.sort()
     unserved = wanted.unserved
     page = encode_page(

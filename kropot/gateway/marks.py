@@ -20,7 +20,7 @@ class FolderMark(Struct, frozen=True, kw_only=True):
     header: bytes
 
     def lies_in(self, folder: int) -> bool:
-        """Whether this mark lies in an open folder. With a header it must be a file, and not a symlink to one."""
+        """Whether this mark is in an open folder. With a header, it must be a file, not a symlink to one."""
         try:
             if not self.header:
                 os.stat(self.name, dir_fd=folder, follow_symlinks=False)

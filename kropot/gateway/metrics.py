@@ -1,4 +1,4 @@
-"""Counts what a gateway answers, and says it with what its scans found. Labels hold no token and no name of a file."""
+"""Counts a gateway's answers, and reports them with what its scans found. Labels hold no tokens and no file names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class GatewayMetrics:
-    """Stands before an application. The loop's thread counts, any thread may read."""
+    """Wraps an application. The event loop's thread counts, and any thread can read the counts."""
 
     def __init__(self, app: ASGIApp, standing: ServiceStanding, version: str) -> None:
-        """Begin with nothing."""
+        """Start with all counts at zero."""
         self._app = app
         self._standing = standing
         self._version = version
@@ -30,7 +30,7 @@ class GatewayMetrics:
         self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have a request answered, and count the answer."""
+        """Pass a request to the application, and count the answer."""
 
         async def counted(message: MutableMapping[str, Any]) -> None:
             body = message.get("body")

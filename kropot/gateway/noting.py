@@ -1,6 +1,6 @@
-"""Notes for the catalogue what only tokens of `sc2` are told: the facts of files, and versions of folders and symlinks.
+"""Notes for the catalogue what only tokens of `sc2` get: the facts of files, and versions of folders and symlinks.
 
-The content of a symlink is where it leads, and a folder has none: all else is metadata. So a folder keeps its version
+A symlink's content is its target, and a folder has none. Everything else is metadata. So a folder keeps its version
 when files in it come and go, and nobody fetches it again. Attributes that are too large for a form count as content.
 """
 
@@ -41,11 +41,11 @@ class Noting:
         self._describer: Describer | None = None
 
     def begin_scan(self) -> None:
-        """Forget the names of owners: they can have changed."""
+        """Forget the names of owners, because they can change."""
         self._describer = None
 
     def facts(self, found: ScannedFile, files: OpensFiles) -> bytes | None:
-        """Return the facts of a file, opened by `files`. None if it is changing: the next scan looks again."""
+        """Return the facts of a file, opened by `files`, or None if it is changing. The next scan looks again."""
         if found.is_followed:
             return None
         try:
@@ -62,25 +62,25 @@ class Noting:
 
     @staticmethod
     def is_noted(row: FileRow, found: ScannedFile) -> bool:
-        """Whether nothing is left to note about a file that looks as it is known."""
+        """Whether nothing is left to note about a file that looks as in its row."""
         if found.is_followed:
             return row.audience == Audience.FOLLOWED
         return row.audience == Audience.ALL and row.facts is not None
 
     @staticmethod
     def is_same_content(row: FileRow, facts: bytes | None) -> bool:
-        """Whether the attributes that count as content are those that are known."""
+        """Whether the attributes that count as content are the known ones."""
         return facts is None or row.facts is None or large_of(facts) == large_of(row.facts)
 
     @staticmethod
     def is_as_listed(row: FileRow, facts: bytes | None) -> bool:
-        """Whether the facts are those that lists tell. Nobody was told anything else where none were known."""
+        """Whether these are the facts that lists give. If none were known, no list gave others."""
         return facts is None or row.facts is None or facts == row.facts
 
     def version(self, found: ScannedEntry, row: FileRow | None, *, is_settled: bool) -> NewFile | None:
-        """Return what to record about a folder or a symlink, None if it cannot be looked at or is as it is known.
+        """Return what to record about a folder or a symlink, or None if it cannot be read or has not changed.
 
-        One that is not settled is recorded in such a way that the next scan looks at it again.
+        An unsettled one is recorded so that the next scan looks at it again.
         """
         if row is not None and row.identity == found.seen.identity and row.date is not None and not row.is_due:
             return None
@@ -134,6 +134,6 @@ def key_of(found: ScannedFile | ScannedEntry) -> bytes:
 
 
 def noted(version: NewFile, found: ScannedFile, row: FileRow | None, facts: bytes | None) -> NewFile:
-    """Return a file's version with its facts, and with who is told of it and who was told before."""
+    """Return a file's version with its facts, its audience and its earlier audience."""
     now = Audience.FOLLOWED if found.is_followed else Audience.ALL
     return replace(version, facts=facts, audience=now, old_audience=now if row is None else row.audience)

@@ -1,7 +1,7 @@
-"""A process beside the gateway that makes list pages, so that they take no processor time from the contents.
+"""A separate process that makes list pages, so that they take no processor time from serving contents.
 
-It reads the gateway's database, and no file of the folder. Nothing depends on it: whatever it cannot make, the gateway
-makes itself, and tells why that fails.
+It uses the gateway's database, but reads no file of the folder. Nothing depends on it: if it cannot make a page, the
+gateway does, or reports why that fails.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _NOTHING: Final = b""
 
 
 class PageProcess:
-    """Makes list pages of one gateway in a process of its own, one at a time. Any thread can ask."""
+    """Makes list pages of one gateway in a separate process, one at a time. Any thread can ask for one."""
 
     def __init__(self, *, state_url: str, master_key: bytes, revocations: Path) -> None:
-        """Start the process, which opens the database when it is first asked. It ends with this process."""
+        """Start the process. It opens the database at the first request, and ends with this process."""
         self._process: ChildProcess | None = ChildProcess(_serve, state_url, master_key, revocations)
         self._is_free = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Return this object."""
         return self
 
     def __exit__(
@@ -57,7 +57,7 @@ class PageProcess:
             self._process.end()
 
     def page(self, token: Token, wanted: PageWanted) -> tuple[bytes, list[tuple[str, FileRow]]] | None:
-        """Return what `build_page` returns, or None if this process is busy, or cannot do it."""
+        """Return what `build_page` returns, or None if the process is busy or cannot make the page."""
         if self._process is None or not self._is_free.acquire(blocking=False):
             return None
         try:
@@ -66,7 +66,7 @@ class PageProcess:
             link.send_bytes(_packed([token.id, *wanted._replace(unserved=cast("Any", unserved))]))
             answer = link.recv_bytes()
         except (OSError, EOFError):
-            # Killed, as a rule because memory ran out.
+            # It was killed, usually because memory ran out.
             log.warning("page_process_ended", hint="the gateway makes list pages itself until it restarts")
             ended, self._process = self._process, None
             ended.kill()
@@ -81,7 +81,7 @@ class PageProcess:
 
 
 class _Maker(NamedTuple):
-    """What makes pages in the process."""
+    """The parts that make pages in the process."""
 
     state: State
     book: TokenBook

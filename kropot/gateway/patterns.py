@@ -5,7 +5,7 @@ that matches a folder matches everything below. With a leading `/` the run must 
 Each component is a glob as Go's filepath.Match reads it, and `**` stands for any number of components. A pattern that
 begins with `!` cancels the match of earlier patterns.
 
-Whether a path matches is known from the state of its folder and its last component. So a walk costs one step for each
+Whether a path matches follows from the state of its folder and its last component. So a walk costs one step for each
 entry, however deep it is, and no pattern can make it take long.
 """
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 States = tuple[int, ...]
-"""For each pattern a set of bits: bit i is set if its first i components match the end of the path, or its beginning
-for an anchored pattern. The highest one means that it matches; it stays set below."""
+"""A set of bits for each pattern: bit i is set if its first i components match the end of the path, or its beginning
+for an anchored pattern. The highest bit means that the pattern matches, and stays set below."""
 
 _ANY: Final = None
 """The component `**`."""
@@ -36,7 +36,7 @@ Step = str | re.Pattern[str] | None
 
 
 class Pattern(Struct, frozen=True, kw_only=True):
-    """One pattern, ready to match. `text` is how it was given."""
+    """One pattern, ready to match. `text` is the pattern as given."""
 
     text: str
     is_negated: bool
@@ -55,7 +55,7 @@ class Pattern(Struct, frozen=True, kw_only=True):
 
     @property
     def is_short(self) -> bool:
-        """Whether this is one component that may stand anywhere, so that a name that does not match changes nothing."""
+        """Whether this is one component that can match anywhere, so that a name that does not match changes nothing."""
         return not self.is_anchored and len(self.steps) == 1 and self.steps[0] is not _ANY
 
     def advance(self, state: int, name: str) -> int:
@@ -71,7 +71,7 @@ class Pattern(Struct, frozen=True, kw_only=True):
         return self._skipping(after)
 
     def _skipping(self, state: int) -> int:
-        """Let every `**` that is due match no component at all."""
+        """Let every `**` that comes next match no component at all."""
         for index, step in enumerate(self.steps):
             if step is _ANY and state >> index & 1:
                 state |= 2 << index
@@ -84,7 +84,7 @@ class PathPatterns:
     def __init__(self, patterns: Iterable[Pattern]) -> None:
         """Keep the patterns in their order."""
         self.patterns = tuple(patterns)
-        # Most patterns are one component that may stand anywhere. One regular expression asks about all of them.
+        # Most patterns are one component that can match anywhere. One regular expression checks all of them.
         short = [pattern for pattern in self.patterns if pattern.is_short]
         self._short = re.compile("|".join(map(_regex, short)) or "(?!)", re.DOTALL)
         self._all = tuple(range(len(self.patterns)))
@@ -116,7 +116,7 @@ class PathPatterns:
         return matched
 
     def can_match_below(self, states: States) -> bool:
-        """Whether a path below a folder with these states may match."""
+        """Whether a path below a folder with these states can match."""
         pairs = zip(self.patterns, states, strict=True)
         return any(state and not pattern.is_negated for pattern, state in pairs)
 
@@ -161,7 +161,7 @@ def _regex(pattern: Pattern) -> str:
 
 
 def _step(part: str) -> Step:
-    """Return what one component of a pattern matches: a name as it is, or a compiled glob. Raises: _BadGlobError."""
+    """Return what one component of a pattern matches: a literal name, or a compiled glob. Raises: _BadGlobError."""
     if part == "**":
         return _ANY
     if _SPECIAL.search(part) is None:
@@ -169,13 +169,13 @@ def _step(part: str) -> Step:
     runs = _runs(part)
     if len(runs) == 1:
         return re.compile(runs[0], re.DOTALL)
-    # Each run is tried at its first place only, which is enough and never takes long.
+    # Each run is tried only at the first place where it matches. That is enough, and never takes long.
     middle = "".join(f"(?>.*?{run})" for run in runs[1:-1] if run)
     return re.compile(f"{runs[0]}{middle}.*{runs[-1]}", re.DOTALL)
 
 
 def _runs(part: str) -> Sequence[str]:
-    """Return what stands between the stars of a glob, as regular expressions. Raises: _BadGlobError."""
+    """Return the parts between the stars of a glob, as regular expressions. Raises: _BadGlobError."""
     runs, at = [""], 0
     while at < len(part):
         char = part[at]
@@ -195,7 +195,7 @@ def _runs(part: str) -> Sequence[str]:
 
 
 def _class(part: str, at: int) -> tuple[str, int]:
-    """Return a class of characters as a regular expression, and where it ends. It begins behind its `[` at `at`."""
+    """Return a class of characters as a regular expression, and where it ends. It begins at `at`, after its `[`."""
     is_negated = part.startswith("^", at)
     at += is_negated
     ranges = ""
@@ -210,7 +210,7 @@ def _class(part: str, at: int) -> tuple[str, int]:
         is_first = False
     if ranges:
         return f"[{'^' if is_negated else ''}{ranges}]", at + 1
-    # Only ranges from high to low: they hold no character.
+    # All ranges run from high to low, so they hold no character.
     return "." if is_negated else "(?!)", at + 1
 
 
@@ -224,7 +224,7 @@ def _member(part: str, at: int) -> tuple[str, int]:
 
 
 def _escaped(part: str, at: int) -> tuple[str, int]:
-    """Return the character behind a backslash, and where it ends."""
+    """Return the character after a backslash, and where it ends."""
     if at >= len(part):
         raise _BadGlobError(r"a \ is at the end: write \\ for a backslash in a name")
     return part[at], at + 1

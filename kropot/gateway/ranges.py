@@ -20,7 +20,7 @@ def wanted_span(range_header: str | None, if_range: str | None, *, etag: str, si
     """Return the part that the client asks for, or None if the whole content must be sent.
 
     A range counts only together with an If-Range that holds the current strong tag. Without the tag, the client's bytes
-    may come from another version. A start at or after the end gives an empty span at the end: it is unsatisfiable.
+    might come from another version. A start at or after the end gives an empty span at the end: it is unsatisfiable.
     """
     if range_header is None or if_range is None or if_range.strip() != etag:
         return None

@@ -18,7 +18,7 @@ _MOST_RECENT: Final = 16_384
 class RecentFiles:
     """Files that were listed or requested recently, so that a content request rarely needs the database.
 
-    A row here may be older than the one in the database. The open file decides what is served: see `Catalogue.renewed`.
+    A row here can be older than the one in the database. The open file decides what is served: see `Catalogue.renewed`.
     """
 
     def __init__(self, most: int = _MOST_RECENT) -> None:
@@ -29,7 +29,7 @@ class RecentFiles:
     def put(self, scope: int, files: Iterable[tuple[str, FileRow]]) -> None:
         """Remember files under the ids that tokens of this scope know them by. A long birth stays in the database.
 
-        Ids MUST be those of the paths, and this gateway MUST have vouched for the births: both are believed later.
+        Ids MUST be those of the paths, and this gateway MUST have vouched for the births: both are trusted later.
         """
         rows = self._rows
         for element, row in files:

@@ -1,7 +1,7 @@
-"""Files that never rest, such as a busy log: they are offered as they are, so that some copy of them exists.
+"""Offers files that never rest, such as a busy log, as is, so that some copy of them exists.
 
-Such a copy is a look at a moving file. Every download is sealed under a nonce of its own, the list gives neither size
-nor tag, and the form says `restless`, so nobody takes the copy for a settled version.
+Such a copy shows a file in motion. Every download is sealed under its own nonce, the list gives neither size nor tag,
+and the form says `restless`, so nobody mistakes the copy for a settled version.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kropot.gateway.state import FileRow
 
 RESTLESS_NS: Final = 600 * 1_000_000_000
-"""How long a file may stay unsettled before it is offered as it is."""
+"""How long a file may stay unsettled before it is offered as is."""
 
 OFFER_EVERY_S: Final = 3600
 """How often such a file is offered again while it keeps changing."""
@@ -24,7 +24,7 @@ _MOST = 10_000
 
 
 class Restless:
-    """Remembers since when files have not rested, at most 10,000 of them."""
+    """Remembers since when files have not rested, for at most 10,000 files."""
 
     def __init__(self, after_ns: int = RESTLESS_NS) -> None:
         """Offer files that have not rested for `after_ns`."""
@@ -33,17 +33,17 @@ class Restless:
         self._met: set[bytes] = set()
 
     def begin_scan(self) -> None:
-        """Forget the files that the last scan no longer met unsettled."""
+        """Forget the files that the last scan did not find unsettled."""
         self._since = {path: since for path, since in self._since.items() if path in self._met}
         self._met = set()
 
     def rests(self, path: bytes) -> None:
-        """Hear that a file has settled."""
+        """Note that a file has settled."""
         self._since.pop(path, None)
         self._met.discard(path)
 
     def is_offered(self, path: bytes, row: FileRow | None, now_ns: int) -> bool:
-        """Whether to offer a file as it is now, which a scan found unsettled."""
+        """Whether to offer a file that a scan found unsettled, as it is now."""
         if path not in self._since and len(self._since) >= _MOST:
             return False
         since = self._since.setdefault(path, now_ns)
@@ -55,7 +55,7 @@ class Restless:
 
     @staticmethod
     def version(key: bytes, found: ScannedFile, row: FileRow | None, now_ns: int, nonce: bytes) -> NewFile:
-        """Return what to record about a file that is offered as it is."""
+        """Return what to record about a file that is offered as is."""
         return NewFile(
             id=None if row is None else row.id,
             key=key,

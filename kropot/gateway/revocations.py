@@ -1,4 +1,4 @@
-"""Which tokens were revoked, kept in a folder of its own: an older copy of the database brings none of them back.
+"""Keeps revoked tokens in a folder of their own, so that an older copy of the database brings none of them back.
 
 There is one empty file for each revoked token, named after the keyed hash under which the database stores the token. A
 vault's retired masters are kept here in the same way.
@@ -26,14 +26,14 @@ class Revocations:
     """The revoked tokens of all gateways that use this folder."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Keep them in `folder`, which is made when it is needed. None keeps nothing."""
+        """Keep them in `folder`, which is created when it is needed. With None, keep nothing."""
         self._folder = folder
 
     def has(self, lookup: bytes) -> bool:
         """Whether the token with this keyed hash (32 bytes) was revoked here.
 
         Raises:
-            RevocationsError: the folder cannot be read, so nobody knows.
+            RevocationsError: the folder cannot be read, so this is unknown.
         """
         if self._folder is None:
             return False
@@ -49,10 +49,10 @@ class Revocations:
         return True
 
     def keep(self, lookup: bytes) -> None:
-        """Keep, durably, that the token with this keyed hash is revoked.
+        """Record durably that the token with this keyed hash is revoked.
 
         Raises:
-            RevocationsError: the folder cannot be written.
+            RevocationsError: the folder cannot be read or written to.
         """
         if self._folder is None or self.has(lookup):
             return

@@ -1,9 +1,9 @@
-"""Whether a file still has the bytes that its nonce was made for, though the file system describes it differently.
+"""Tells whether a file that looks different to the file system still has the bytes that its nonce was made for.
 
-A reboot, a snapshot, a hard link or a chmod changes device, inode or ctime, and no byte. The bytes decide: a file keeps
-its nonce only if its SHA-256 is the one that was taken under this nonce. One nonce MUST never seal two contents, so
-whoever can write the database must not be able to claim a SHA-256, or an origin. Each row has a seal that vouches for
-them, and the seal needs the master key.
+A reboot, a snapshot, a hard link or a chmod changes the device, inode or ctime, but no bytes. The bytes decide: a file
+keeps its nonce only if its SHA-256 is the one that was computed under this nonce. One nonce MUST never seal two
+contents, so write access to the database must not be enough to forge a SHA-256 or an origin. A seal in each row vouches
+for them, and only the master key can make it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Sameness:
     """Compares files of a folder with what is known about them."""
 
     def __init__(self, master: MasterKey, hash_up_to: int) -> None:
-        """Read files of up to `hash_up_to` bytes whenever they may have changed, larger ones only in doubt."""
+        """Read files of up to `hash_up_to` bytes whenever they might have changed, and larger ones only in doubt."""
         self._master = master
         self._hash_up_to = hash_up_to
 
@@ -37,14 +37,14 @@ class Sameness:
         return self._master.vouch(path_key(path), nonce, origin, identity, sha256 or b"")
 
     def is_vouched(self, row: FileRow) -> bool:
-        """Whether this gateway wrote the row as it is."""
+        """Whether this gateway wrote exactly this row."""
         if row.seal is None:
             return False
         made = self.seal(row.path, row.nonce, row.origin or row.identity, row.identity, row.sha256)
         return hmac.compare_digest(made, row.seal)
 
     def is_as_known(self, row: FileRow, looks: Seen) -> bool:
-        """Whether the file system describes the file just as it is known, so that nothing has to be read."""
+        """Whether the file system describes the file exactly as the row does, so that nothing has to be read."""
         if row.identity != looks.identity or row.restless_s is not None:
             return False
         return row.origin is None or self.is_vouched(row)
@@ -54,7 +54,7 @@ class Sameness:
         return looks.size > self._hash_up_to and not self.is_as_known(row, looks) and self._is_doubtful(row, looks)
 
     def is_proved(self, row: FileRow, looks: Seen, sha256: bytes | None) -> bool:
-        """Whether a file has the bytes of its nonce. Its SHA-256 was just taken, or is None if it was not."""
+        """Whether a file has the bytes of its nonce. `sha256` was just computed, or is None if it was not."""
         if self.is_as_known(row, looks):
             return True
         return sha256 is not None and sha256 == row.sha256 and row.restless_s is None and self.is_vouched(row)
@@ -62,7 +62,7 @@ class Sameness:
     def digest(self, found: ScannedFile, row: FileRow | None, files: OpensFiles) -> bytes | None:
         """Return the SHA-256 of a file, opened by `files`.
 
-        None if it is large and not in doubt, if it cannot be read, and if it is changing.
+        Return None if it is large and not in doubt, cannot be read, or is changing.
         """
         looks = found.seen
         if looks.size > self._hash_up_to and (row is None or not self.is_long_doubt(row, looks)):
@@ -73,7 +73,7 @@ class Sameness:
             return None
         digest, left = hashlib.sha256(), before.size + 1
         try:
-            # Read up to one byte more than the size: this notices a growing file, and still ends.
+            # Read up to one byte more than the size. This notices a growing file, and still ends.
             while left and (chunk := os.read(descriptor, min(left, _READ))):
                 digest.update(chunk)
                 left -= len(chunk)
@@ -85,9 +85,9 @@ class Sameness:
         return digest.digest() if before == after == looks and left == 1 else None
 
     def _is_doubtful(self, row: FileRow, looks: Seen) -> bool:
-        """Whether a file that looks different may have the same bytes, and its SHA-256 is known for certain.
+        """Whether a file that looks different might have the same bytes, and its SHA-256 is known for certain.
 
-        A large file with another mtime counts as changed, although `touch` does that too: most are changed.
+        A large file with another mtime counts as changed. `touch` sets it too, but most such files have changed.
         """
         if row.sha256 is None or row.restless_s is not None:
             return False

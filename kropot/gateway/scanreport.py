@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class ScanReport:
-    """What a scan found: how many files, new files, changed files, vanished files, unsettled files, unreadable folders.
+    """What a scan found: the numbers of all, new, changed, gone and unsettled files, and of unreadable folders.
 
-    `kept` counts files that only look different and have the same bytes, `restless` those that are offered as they are
-    because they never rest, `locked` files that cannot be read, and `skipped` what else is not served. `doubtful` holds
-    large files that must be read before anything can be said.
+    `kept` counts files that look different but have the same bytes, `restless` files that are offered as is because
+    they never rest, `locked` files that cannot be read, and `skipped` other entries that are not served. `doubtful`
+    holds large files that must be read to tell whether they changed.
 
     `young` holds the paths of files that changed within the settling time, at most 10,000. `misplaced` means that the
-    folder is empty and not the one that held files before, or that it was exchanged during the scan. The scan then
+    folder is empty and not the one that held files before, or that it was replaced during the scan. The scan then
     stops declaring files gone.
     """
 
@@ -50,7 +50,7 @@ class ScanReport:
 
     @property
     def unserved(self) -> Unserved:
-        """What is not served, by kind."""
+        """Counts of what is not served, by kind."""
         return Unserved(
             sockets=self.skipped["sockets"],
             pipes=self.skipped["pipes"],

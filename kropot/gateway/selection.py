@@ -1,6 +1,6 @@
-"""What the owner wants to be served: patterns of paths to leave out or to keep to, and marks in folders.
+"""What the owner wants to serve: patterns of paths to exclude or include, and marks in folders.
 
-Patterns are those of restic and are compared with whole paths on this machine. What is excluded is not descended into,
+The patterns are restic's, and are compared with whole paths on this machine. A walk does not enter an excluded folder,
 so nothing below it can be served.
 """
 
@@ -38,7 +38,7 @@ _MARKS: Final = (
 
 
 class SelectedPlace(Struct, frozen=True, kw_only=True):
-    """Where a walk is: whether it is excluded or included, and what the patterns say of the path up to here."""
+    """A place in a walk: whether it is excluded or included, and what the patterns say about the path up to here."""
 
     selection: ServedSelection
     excluding: States
@@ -53,7 +53,7 @@ class SelectedPlace(Struct, frozen=True, kw_only=True):
 
     @property
     def may_hold(self) -> bool:
-        """Whether a folder here may hold files that are served."""
+        """Whether a folder here can hold files that are served."""
         if self.is_excluded:
             return False
         return self.is_included or self.selection.includes.can_match_below(self.including)
@@ -74,7 +74,7 @@ class SelectedPlace(Struct, frozen=True, kw_only=True):
 
 
 class ServedSelection:
-    """What is served of a folder."""
+    """Which part of a folder is served."""
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class ServedSelection:
         includes: Iterable[Pattern] = (),
         marks: Iterable[FolderMark] = (),
     ) -> None:
-        """Leave out what `excludes` match, and keep to what `includes` match if there are any.
+        """Exclude what `excludes` match, and if there are `includes`, serve only what they match.
 
-        `marks` exclude the contents of the folders that they lie in.
+        `marks` exclude the other contents of the folders that they are in.
         """
         self.excludes = PathPatterns(excludes)
         self.includes = PathPatterns(includes)
@@ -136,14 +136,14 @@ class ServedSelection:
 
 
 def named(folder: Path) -> str:
-    """Return the absolute path of a folder as patterns see it: as its owner calls it, symlinks and all."""
+    """Return the absolute path of a folder as patterns see it: as its owner names it, with symlinks not resolved."""
     return os.path.normpath(folder.absolute())
 
 
 def patterns_of(data: bytes, origin: str, environ: Mapping[str, str]) -> list[Pattern]:
-    """Return the patterns of a file: one a line, without the space around it. `origin` is its path, for messages.
+    """Return the patterns of a file: one per line, without surrounding space. `origin` is its path, for messages.
 
-    Empty lines and lines that begin with `#` are skipped. `$NAME` and `${NAME}` stand for variables of the environment,
+    Empty lines and lines that begin with `#` are skipped. `$NAME` and `${NAME}` stand for environment variables, and
     `$$` for a dollar sign.
 
     Raises:
@@ -169,7 +169,7 @@ def selection_from(
 ) -> ServedSelection:
     """Return the selection that options ask for. `exclude_files` are pairs of path and contents.
 
-    As in restic, the patterns of files come behind those of options.
+    As in restic, the patterns in files come after those in options.
 
     Raises:
         UsageError: an option is not valid.
@@ -185,7 +185,7 @@ def selection_from(
 
 
 def _text(data: bytes) -> str:
-    """Return the text of a file of patterns: UTF-8, or UTF-16 with a byte-order mark. Other bytes stay as in names."""
+    """Return the text of a pattern file: UTF-8, or UTF-16 with a byte-order mark. Other bytes are kept as in names."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "replace")
@@ -195,7 +195,7 @@ def _text(data: bytes) -> str:
 def _expanded(text: str, where: str, environ: Mapping[str, str]) -> str:
     """Return a line with the values of its variables.
 
-    A variable that is not set is refused: without it `$HOME/*` would exclude everything.
+    A variable that is not set is refused, because without its value `$HOME/*` would exclude everything.
     """
 
     def value(found: re.Match[str]) -> str:

@@ -62,10 +62,10 @@ _SETTLING_ROUNDS: Final = 5
 class GatewayOptions(Struct, frozen=True, kw_only=True):
     """How a gateway runs. Times are in seconds, sizes in bytes.
 
-    `kits` is the folder for the kits of keys that were requested over HTTP, `revocations` that of revoked tokens (see
-    `Revocations`). `trusted_proxies` are the addresses whose
-    X-Forwarded-For header is trusted. `moved` says that the folder of this database has a new path. `selection` is
-    what is served, and `commands` run before and after each scan.
+    `kits` is the folder for the kits of keys that were requested over HTTP, and `revocations` the folder of revoked
+    tokens (see `Revocations`). `trusted_proxies` are the addresses whose X-Forwarded-For header is trusted. `moved`
+    says that the folder of this database has a new path. `selection` is what is served, and `commands` run before and
+    after each scan.
     """
 
     kits: Path
@@ -102,7 +102,7 @@ class Service:
             StateError, WrongKeyError, RevocationsError: see `open_state`, `TokenBook` and its `agree_on_revocations`.
         """
         root = Path(os.path.realpath(source))
-        # A symlink inside may name the folder by the path that the owner uses for it.
+        # A symlink inside can name the folder by the path that the owner uses for it.
         self.tree = FolderSource(
             os.fsencode(root), os.fsencode(source.absolute()), place=options.selection.at(named(source))
         )
@@ -203,7 +203,7 @@ class Service:
         """Scan the folder between the owner's commands. Return when all files have settled, or after a few rounds.
 
         Raises:
-            CommandFailedError, OSError: a command failed, or the folder cannot be read. Lists tell it.
+            CommandFailedError, OSError: a command failed, or the folder cannot be read. Lists report this.
         """
         try:
             with self.options.commands.around(stop):
@@ -237,7 +237,7 @@ class Service:
         return report
 
     def _log(self, report: ScanReport) -> None:
-        """Log what a scan found, and warn of what changed for the worse. A log must not hold names of files."""
+        """Log what a scan found, and warn about what got worse. A log must not contain file names."""
         if report.misplaced:
             log.warning(
                 "folder_empty",
@@ -273,15 +273,15 @@ class Service:
         )
 
     def scan_forever(self, stop: threading.Event, *, first: bool = True) -> None:
-        """Scan repeatedly until `stop` is set. A scan that fails is logged, and the next scan tries again."""
+        """Scan repeatedly until `stop` is set. A failed scan is logged, and the next scan tries again."""
         wait_s = 0.0 if first else self.options.scan_every_s
         while not stop.wait(wait_s):
             began = time.monotonic()
             try:
                 self.book.agree_on_revocations()
                 self.scan(stop)
-            except Exception as error:  # noqa: BLE001 - scanning must go on after a scan that fails
-                # No traceback: a log must not contain names of files.
+            except Exception as error:  # noqa: BLE001 - scanning must continue after a failed scan
+                # No traceback, because a log must not contain file names.
                 known = str(error) if isinstance(error, KropotError) else getattr(error, "strerror", None)
                 log.warning("scan_failed", reason=known or type(error).__name__)
             # Scanning a big folder takes at most half of the time.
@@ -369,7 +369,7 @@ class GatewayServer:
         return created.token.id, created.kit
 
     def create_vault_token(self, spec: dict[str, Any], vault: str | None = None) -> tuple[str, OwnerKit]:
-        """Create a token of sc2, for a new vault or for the one whose id begins so. Return its id, and the kit."""
+        """Create a token of sc2, for a new vault or the one whose id begins with `vault`. Return its id and kit."""
         created = self.service.book.create(spec, keeps_given_key=True, vault=vault)
         if created.vault_kit is None:
             raise ValueError('the specification does not ask for the method "sc2"')

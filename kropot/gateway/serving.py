@@ -40,7 +40,7 @@ class ChangedError(KropotError):
 
 
 class ContentReading:
-    """One reading of a file: what it has to be checked for at its end, and the SHA-256 of what was read."""
+    """One reading of a file: the check at its end, and the SHA-256 of the bytes that were read."""
 
     def __init__(self, *, is_moving: bool = False, learn: Callable[[bytes], None] | None = None) -> None:
         """Check nothing if the file `is_moving`. Call `learn` with the SHA-256 of a file that is read whole."""
@@ -172,9 +172,9 @@ def vault_chunks(
     content: Callable[[ReadAt], ReadAt],
     reading: ContentReading,
 ) -> Iterator[bytes]:
-    """Yield the bytes of `span` of an object of sc2, from any byte on. `content` makes its content of the file.
+    """Yield the bytes of `span` of an object of sc2, from any byte on. `content` makes the content from the file.
 
-    The last ones follow only after a final check that the file has not changed.
+    The last bytes follow only after a final check that the file has not changed.
 
     Raises:
         ChangedError: the file has changed.
@@ -201,7 +201,7 @@ def whole(descriptor: int, looks: Seen, *, is_moving: bool = False) -> bytes:
     """Return all bytes of a small file, for which memory is no concern.
 
     Raises:
-        ChangedError: the file has changed, and is not one that `is_moving`.
+        ChangedError: the file has changed, or got shorter if it `is_moving`.
         OSError: the file cannot be read.
     """
     plain = _read(descriptor, 0, looks.size)
@@ -225,7 +225,7 @@ def can_begin(blocks: Blocks, iv: bytes, start: int) -> bool:
 def check(descriptor: int, looks: Seen) -> None:
     """Check that an open file has not changed, and ends where its size says.
 
-    Some file systems tell a size of 0, or too small a one, for a file with content. Only reading on shows that.
+    Some file systems report a size of 0, or too small a size, for a file with content. Only reading further shows that.
 
     Raises:
         ChangedError: it has changed, or there is more of it.

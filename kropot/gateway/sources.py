@@ -1,7 +1,7 @@
 """The served folder: walks it and opens files in it, without ever leaving it.
 
 Each component of a path is opened on its own, relative to the folder before it and never through a symlink. So a person
-who can write into the folder cannot lead a reader out of it, not even by swapping things at the worst moment.
+who can write to the folder cannot lead a reader out of it, not even by swapping things at the worst moment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.gateway.selection import SelectedPlace
 
 SkipKind = Literal["sockets", "pipes", "devices", "links", "excluded"]
-"""Why an entry is not served: its kind, or because the owner excludes it."""
+"""Why an entry is not served: its kind, or that the owner excludes it."""
 
 MAX_LINKS: Final = 40
 MAX_PATH: Final = 4095
@@ -122,9 +122,9 @@ class Unreadable(Struct, frozen=True, kw_only=True):
 
 
 class Skipped(Struct, frozen=True, kw_only=True):
-    """An entry that a walk found and that is not served. A symlink is one that leads to no file inside the folder.
+    """An entry that a walk found but that is not served. A skipped symlink leads to no file inside the folder.
 
-    What is excluded may be a folder. Nothing below it is looked at.
+    An excluded entry can be a folder. Nothing below it is looked at.
     """
 
     path: bytes
@@ -136,7 +136,7 @@ Walked = ScannedFile | ScannedEntry | Unreadable | Skipped
 
 
 class _Level(Struct, frozen=True, kw_only=True):
-    """An open folder of a walk: its path with a slash, what is left of it, its place, and the marks that lie in it."""
+    """An open folder of a walk: its path with a slash, its remaining entries, its place, and the marks in it."""
 
     prefix: bytes
     folder: int
@@ -216,7 +216,7 @@ class FolderSource:
             os.close(root)
 
     def walk(self) -> Iterator[Walked]:
-        """Yield every file and folder below the root, and the root, in no particular order. At most 32 are open.
+        """Yield the root and every file and folder below it, in no particular order. At most 32 folders are open.
 
         A symlink is yielded as itself. In addition, it is yielded as a file if it leads to one inside the folder. Every
         other entry that is not served is yielded as `Skipped`.
@@ -299,7 +299,7 @@ class FolderSource:
 
         Raises:
             NotServedError: the path does not lead to a regular file inside the folder.
-            FolderAwayError: the folder is missing, so the file may still exist.
+            FolderAwayError: the folder is missing, so the file might still exist.
             OSError: the file exists but cannot be read.
         """
         try:
@@ -313,7 +313,7 @@ class FolderSource:
         return _regular(descriptor)
 
     def open_entry(self, path: bytes) -> int:
-        """Return a descriptor of a file, a folder or a symlink itself, through no symlink. The caller must close it.
+        """Open a file, a folder or a symlink itself, through no symlink. The caller must close the descriptor.
 
         Raises:
             FolderAwayError: the folder is missing.
@@ -352,14 +352,14 @@ class FolderSource:
         return (stat.S_ISDIR(mode) and place.may_hold) or (stat.S_ISLNK(mode) and place.is_served)
 
     def nearby(self) -> NearbyFiles:
-        """Return what opens many files one after another. It MUST be closed."""
+        """Return an object that opens many files one after another. The caller MUST close it."""
         return NearbyFiles(self)
 
     def open_folder_of(self, path: bytes) -> int:
-        """Return a descriptor of the folder that a path lies in, through no symlink. The caller must close it.
+        """Open the folder that a path is in, through no symlink. The caller must close the descriptor.
 
         Raises:
-            NotServedError: the folder's other contents are not served: a mark lies in it, or above.
+            NotServedError: the folder's other contents are not served, because a mark is in it or above it.
             OSError: there is no such folder, or a symlink is in the way.
         """
         folder, through = self._open_root(), list[bytes]()
@@ -386,7 +386,7 @@ class FolderSource:
         return found
 
     def _open_root(self) -> int:
-        """Open the root itself. Its path may contain symlinks, because the owner chose it.
+        """Open the root itself. Its path can contain symlinks, because the owner chose it.
 
         Raises:
             FolderAwayError: the root cannot be opened.
@@ -420,18 +420,18 @@ class FolderSource:
     def _look_at_link(
         self, entry: os.DirEntry[str], folder: int, path: bytes, place: SelectedPlace | None
     ) -> ScannedEntry | None:
-        """Return a symlink itself, None if this is none, or is excluded or gone."""
+        """Return a symlink itself, or None if this is not a symlink, or is excluded or gone."""
         if not entry.is_symlink() or place is None or not place.is_served or len(path) > MAX_PATH:
             return None
         try:
             found = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
         except OSError:
-            # Whoever looked for the file behind it has said so.
+            # The look at the file behind it has reported this already.
             return None
         return ScannedEntry(path=path, seen=seen(found)) if stat.S_ISLNK(found.st_mode) else None
 
     def _look_at_file(self, entry: os.DirEntry[str], folder: int, path: bytes) -> Walked | None:
-        """Return what an entry is that is no folder, or None if it has just become one. Raises: OSError."""
+        """Return what an entry other than a folder is, or None if it has just become a folder. Raises: OSError."""
         if entry.is_symlink():
             looks = self.look(path)
             if looks is None:
@@ -441,7 +441,7 @@ class FolderSource:
         if not stat.S_ISREG(found.st_mode):
             kind = _kind(found.st_mode)
             return None if kind is None else Skipped(path=path, kind=kind)
-        # What everybody can read needs no second question.
+        # A file that everybody can read needs no second check.
         can_read = found.st_mode & stat.S_IROTH or os.access(entry.name, os.R_OK, dir_fd=folder, effective_ids=True)
         return ScannedFile(path=path, seen=seen(found), is_readable=bool(can_read))
 
@@ -487,7 +487,7 @@ class FolderSource:
         raise NotServedError("there is no such file")
 
     def _enter(self, folder: int, through: list[bytes], part: bytes) -> int:
-        """Return a folder in an open one, opened in its place, and through no symlink. `through` then leads to it.
+        """Open a folder inside an open one, through no symlink, and close the outer one. `through` then leads to it.
 
         Raises: NotServedError if it is excluded; OSError if it cannot be opened. `folder` is still open then.
         """
@@ -507,13 +507,13 @@ class FolderSource:
             raise NotServedError("there is no such file")
 
     def _again(self, folder: int) -> int:
-        """Return the root, opened in place of `folder`."""
+        """Open the root, and close `folder`."""
         root = self._open_root()
         os.close(folder)
         return root
 
     def _inside(self, target: bytes) -> bytes | None:
-        """Return a symlink's target: relative as it is, absolute from the root on. None if it leads elsewhere."""
+        """Return a symlink's target: as is if relative, from the root on if absolute. None if it leads elsewhere."""
         if not target.startswith(b"/"):
             return target
         for name in self._names:
@@ -541,9 +541,9 @@ class OpensFiles(Protocol):
 
 
 class NearbyFiles:
-    """Opens many files one after another. The folders of the last ones stay open, so a neighbour costs one step.
+    """Opens many files one after another. The last folders stay open, so a neighbouring file costs one step.
 
-    Whoever asks MUST compare the metadata of what he gets: a folder that is renamed meanwhile keeps its files.
+    The caller MUST compare the metadata of each file, because a folder that is renamed meanwhile keeps its files.
     """
 
     def __init__(self, tree: FolderSource) -> None:
@@ -557,10 +557,10 @@ class NearbyFiles:
         return self._tree.open(path) if descriptor is None else _regular(descriptor)
 
     def whole(self, path: bytes, identity: bytes, is_settled: Callable[[int], bool]) -> bytes | None:
-        """Return all bytes of a file that has this `Seen.identity`, and a ctime that is settled, before and after.
+        """Return all bytes of a file that has this `Seen.identity` before and after reading, and a settled ctime.
 
-        The identity says how many bytes come into memory. None if anything is different or in the way: `open`, and
-        whoever compares what it returns, says what.
+        The identity says how many bytes come into memory. Return None if anything differs or is in the way. Then
+        `open`, and a comparison of what it returns, tell what it is.
         """
         descriptor = self._descriptor(path)
         if descriptor is None:
@@ -569,7 +569,7 @@ class NearbyFiles:
             found = os.fstat(descriptor)
             if _identity_of(found) != identity or not is_settled(found.st_ctime_ns) or not stat.S_ISREG(found.st_mode):
                 return None
-            # One byte more, because some file systems tell too small a size.
+            # Read one byte more, because some file systems report too small a size.
             plain = os.pread(descriptor, found.st_size + 1, 0)
             is_same = len(plain) == found.st_size and _identity_of(os.fstat(descriptor)) == identity
         except OSError:
@@ -579,7 +579,7 @@ class NearbyFiles:
         return plain if is_same else None
 
     def _descriptor(self, path: bytes) -> int | None:
-        """Return an open descriptor of whatever is there, None if it must be opened from the root."""
+        """Return an open descriptor of whatever is there, or None if it must be opened from the root."""
         base, _, name = path.rpartition(b"/")
         folder = self._folders.get(base)
         if folder is None:
@@ -595,7 +595,7 @@ class NearbyFiles:
         try:
             return os.open(name, _FILE, dir_fd=folder)
         except OSError:
-            # A symlink, or whatever is in the way: the other way round knows what to say.
+            # A symlink or something else is in the way. Opening the file from the root finds out what it is.
             return None
 
     def close(self) -> None:
@@ -651,7 +651,7 @@ def _open_or_read(part: bytes, flags: int, folder: int) -> int | bytes:
 
 
 def _kind(mode: int) -> SkipKind | None:
-    """Return what an entry is, if it is one that is never served."""
+    """Return the kind of an entry that is never served, or None for any other."""
     if stat.S_ISSOCK(mode):
         return "sockets"
     if stat.S_ISFIFO(mode):

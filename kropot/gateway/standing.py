@@ -1,4 +1,4 @@
-"""What the gateway says of itself in the header of every list: what it does not serve, and that it fails to scan."""
+"""What the gateway says about itself in the header of every list: what it does not serve, and that scans fail."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class ServiceStanding:
-    """Remembers what the newest scan did not serve, also across a restart, and since when scans fail.
+    """Remembers what the last scan did not serve, even across restarts, and since when scans have failed.
 
-    `unserved` is None before the first scan. `unscanned_since` is a second, or None if the last scan went well.
-    `files` and `scanned_s` are of the last scan of this run that went well.
+    `unserved` is None before the first scan. `unscanned_since` is a second, or None if the last scan succeeded. `files`
+    and `scanned_s` are those of the last successful scan of this run.
     """
 
     def __init__(self, state: State, clock_s: Callable[[], int]) -> None:
@@ -39,7 +39,7 @@ class ServiceStanding:
             self.unscanned_since = self._clock_s()
 
     def scanned(self, report: ScanReport) -> None:
-        """Note what a scan found. One that was stopped says nothing."""
+        """Note what a scan found. A stopped scan changes nothing."""
         if report.stopped:
             return
         if report.misplaced:

@@ -1,6 +1,6 @@
-"""The gateway's page for its admin, on this machine alone: what is served, what is not and why, tokens, last pulls.
+"""The gateway's page for an admin on this machine: what is served, what is not and why, the tokens, the last pulls.
 
-It shows no name of a file, and of a token only the beginning.
+It shows no file names, and only the beginning of each token.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StatusPage:
     """The page as an ASGI application. It answers only requests that name this machine."""
 
     def __init__(self, service: Service, pool: Executor, port: int) -> None:
-        """Show this gateway, at this port."""
+        """Show the gateway `service` at this port."""
         self._service, self._pool = service, pool
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
 
@@ -65,7 +65,7 @@ class StatusPage:
 
 
 def gateway_screen(service: Service) -> dict[str, Any]:
-    """Return what the template shows."""
+    """Return the values that the template shows."""
     t = T["gateway"]
     now_s, standing = service.clock_s(), service.standing
     unserved = {} if standing.unserved is None else asdict(standing.unserved)
@@ -107,7 +107,7 @@ def _token(service: Service, token: Token, now_s: int) -> dict[str, Any]:
 
 @contextmanager
 def status_page(service: Service, port: int) -> Iterator[str]:
-    """Serve the page on loopback while the block runs, and give its address. Raises: KropotError."""
+    """Serve the page on loopback while the block runs, and yield its address. Raises: KropotError."""
     from concurrent.futures import ThreadPoolExecutor
 
     with listen("127.0.0.1", port) as listening, ThreadPoolExecutor(2, thread_name_prefix="status") as pool:

@@ -1,4 +1,4 @@
-"""Makes the entries of a list. What is sealed for one is kept, and told again until its file changes."""
+"""Makes the entries of lists. A sealed entry is kept, and sent again until its file changes."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Tellings:
     """Makes the entries of one gateway's lists."""
 
     def __init__(self, state: State, sealings: Sealings, births: Births, kept: KeptForms) -> None:
-        """Keep in `state` what was sealed."""
+        """Keep sealed forms and births in `state`."""
         self._state = state
         self._sealings = sealings
         self._births = births
         self._kept = kept
 
     def of(self, token: Token, rows: Sequence[FileRow], kept: Mapping[bytes, Telling] | None = None) -> list[Told]:
-        """Return the entries of files, in no order. A file that sc2 cannot seal is left out.
+        """Return the entries of files, in no particular order. A file that sc2 cannot seal is left out.
 
-        `kept` is what the database keeps behind the token's ids of these files, by mark, where the caller knows it.
+        `kept` is what the database keeps for the token's ids of these files, by mark, if the caller has read it.
 
-        The database stores the ids, and the births of versions, before this returns: a client can ask for each of them.
+        The database stores the ids and births of versions before this returns, so a client can ask for each of them.
 
         Raises: as `Births.of_all`.
         """
-        # Where a file became a folder a moment ago, both have this id: the newer row counts.
+        # If a file has just become a folder, both have this id. The newer row counts.
         by_mark: dict[bytes, tuple[str, FileRow]] = {}
         for row in rows:
             element = element_of(token, row.path)
@@ -74,7 +74,7 @@ class Tellings:
         return done
 
     def _first(self, token: Token, rows: Mapping[bytes, tuple[str, FileRow]], done: list[Told]) -> dict[bytes, FileRow]:
-        """Add the entries of files that this token was never told of. Return those that somebody else was told of now.
+        """Add the entries of files that this token never listed. Return the files that another request has listed now.
 
         Ids, births and sealed forms are stored in one transaction.
         """
@@ -100,11 +100,11 @@ class Tellings:
                 done.append(_told(entry, row))
                 if birth is not None and telling.birth is not None:
                     self._births.remember(telling.birth, birth)
-        # `Births.of_all` says how many it cannot seal.
+        # Return those that cannot be sealed, too: `Births.of_all` logs how many there are.
         return {mark: row for mark, (_, row) in rows.items() if mark in there or mark not in made}
 
     def _again(self, token: Token, rows: Mapping[bytes, FileRow], before: Mapping[bytes, Telling]) -> list[Told]:
-        """Return the entries of files that changed since they were listed, or that somebody else lists now."""
+        """Return the entries of files that changed since they were listed, or that another request has listed now."""
         self._state.give_ids(token.scope, [(mark, row.id) for mark, row in rows.items()])
         if token.held is None:
             found = [(self._sealings.entry(token, row), mark, row) for mark, row in rows.items()]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Token(Struct, frozen=True, kw_only=True):
     """A token as the gateway uses it. `stored_salt` goes into the ids.
 
-    `kit` is what a CBC token seals with, and `held` the vault that a token of sc2 seals with, `padding` its contents. A
-    plain token has neither. Times are in seconds since 1970.
+    A CBC token seals with `kit`, and a token of sc2 with the vault `held`, and with `padding` if that is set. A plain
+    token has neither. Times are in seconds since 1970.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Token(Struct, frozen=True, kw_only=True):
     def scope(self) -> int:
         """The number under which this token's ids are stored: its own if encrypted, else 0 (shared by plain tokens).
 
-        Tokens of one vault share a negative number, as long as all or none of them pad.
+        The tokens of one vault share a negative number: one for all that pad, and one for all that do not.
         """
         if self.held is not None:
             return -2 * self.held.number - self.padding

@@ -51,7 +51,7 @@ ROUNDS_OF_MADE_KEYS: Final = 4
 """PBKDF2 rounds for a key of 256 random bits. Nobody can guess such a key, so more rounds would only cost time."""
 
 REMEMBERED_S: Final = 1.0
-"""How long a token is trusted before the next look-up. So a revocation by another process takes up to a second."""
+"""How long a token is trusted before the next look-up. Revocations by other processes apply within a second."""
 
 _MOST_REMEMBERED = 4096
 _LONGEST_TOKEN = 512
@@ -110,7 +110,7 @@ class TokenBook:
             )
 
     def source_root(self) -> bytes | None:
-        """Return the path of the folder that these tokens give access to, or None before the first serving."""
+        """Return the path of the folder that these tokens give access to, or None if it was never served."""
         return self._state.source().root
 
     def create(
@@ -123,9 +123,9 @@ class TokenBook:
     ) -> Created:
         """Create the token that decoded JSON asks for.
 
-        If the gateway makes the key, it passes the kit to `keep_kit` first, which returns its path. Without a kept key,
-        the token would seal copies that nobody can open. With `keeps_given_key`, a key that was given is kept as well.
-        `vault` is the beginning of the id of an existing vault; without it, a token of sc2 gets a new one.
+        If the gateway makes the key, it first passes the kit to `keep_kit`, which returns its path. Without a kept key,
+        the token would seal copies that nobody can open. With `keeps_given_key`, a given key is kept as well. `vault`
+        is the beginning of the id of an existing vault; without it, a token of sc2 gets a new one.
 
         Raises:
             SpecError: the request is not valid.
@@ -219,12 +219,12 @@ class TokenBook:
         return found
 
     def agree_on_revocations(self) -> None:
-        """Copy to the folder which tokens the database has revoked, and the other way round.
+        """Copy revocations from the database to the folder, and from the folder to the database.
 
-        Another user may have revoked a token, with a folder of his own, or the database may be an older copy.
+        Another user might have revoked a token with another folder, or the database might be an older copy.
 
         Raises:
-            RevocationsError: the folder cannot be read. If it cannot be written, that is only logged.
+            RevocationsError: the folder cannot be read. A folder that cannot be written to is only logged.
         """
         again = 0
         for row in self._state.tokens():

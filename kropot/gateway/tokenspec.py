@@ -29,7 +29,7 @@ MIN_PASSPHRASE: Final = 12
 """The shortest passphrase of a new token, in characters. Someone with a copy can try guesses without being noticed."""
 
 MIN_ROUNDS: Final = 1000
-"""Fewer rounds for a passphrase that a person chose draw a warning."""
+"""Fewer rounds cause a warning if a person chose the passphrase."""
 
 TOO_SHORT: Final = (
     f"this has fewer than {MIN_PASSPHRASE} characters, so it can be guessed: leave it out and the gateway makes a key, "
@@ -114,13 +114,13 @@ class TokenSpec(Struct, frozen=True, kw_only=True):
 
 
 def asks_for_sealing(value: Any) -> bool:
-    """Whether a request in decoded JSON says anything of sealing."""
+    """Whether a request in decoded JSON says anything about sealing."""
     data = value.get("data") if isinstance(value, dict) else None
     return isinstance(data, dict) and any(name.startswith("secureCopy") and data[name] for name in data)
 
 
 def sealed_by_default(value: Any) -> Any:
-    """Return a request that asks for sc2 where it says nothing of sealing. A token that may not pull seals nothing."""
+    """Return a request that asks for sc2 if it says nothing about sealing. A token that may not pull seals nothing."""
     if not isinstance(value, dict) or STREAM_ROLE not in (_texts(value.get("roles")) or ()) or asks_for_sealing(value):
         return value
     data = value.get("data") or {}
@@ -182,7 +182,7 @@ def _sealing(
     """Return how the token must seal, according to its five fields; None for a plain token, or if a field is wrong.
 
     - With none of the fields, the token is plain, as on the old server.
-    - With the method sc2, no other of the five may be given, but padding may.
+    - With the method sc2, none of the other four may be given, but padding may.
     - With a key, all five fields must be given.
     - Without a key but with any other field, the gateway makes the key and the missing values. More rounds add nothing
       to 256 random bits, so the gateway uses few rounds, whatever the request says.

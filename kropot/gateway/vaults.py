@@ -1,4 +1,4 @@
-"""The vaults of a gateway: makes, finds and rotates them. Their keys are stored sealed, bound to the vault's id."""
+"""Makes, finds and rotates the vaults of a gateway. Their keys are stored sealed and bound to the vault's id."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class VaultBook:
         clock_s: Callable[[], int] = lambda: int(time.time()),
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Use the vaults in `state`. A master that `revocations` names as retired seals nothing any more."""
+        """Use the vaults in `state`. A master that `revocations` names as retired no longer seals anything."""
         self._state = state
         self._master = master
         self._revocations = revocations
@@ -99,7 +99,7 @@ class VaultBook:
 
         Raises:
             RetiredMasterError: the vault's newest master was retired.
-            RevocationsError: nobody knows, because the folder of revoked tokens cannot be read.
+            RevocationsError: this is unknown, because the folder of revoked tokens cannot be read.
         """
         if self._revocations.has(self._mark_of(vault.key_ids[-1])):
             raise RetiredMasterError(
@@ -108,13 +108,13 @@ class VaultBook:
             )
 
     def rotate(self, beginning: str, keep_kit: Callable[[OwnerKit], Path]) -> tuple[HeldVault, Path]:
-        """Give a vault one more master, which seals all versions from now on. Return the vault, and its new kit's path.
+        """Give a vault a new master that seals all versions born from now on. Return the vault and its new kit's path.
 
         `keep_kit` gets the kit first: without it, nobody could open what the new master seals.
 
         Raises:
             UsageError: there is no such vault, or it has as many masters as it can have.
-            KropotError: somebody else changed the vault meanwhile.
+            KropotError: another command changed the vault meanwhile.
             RevocationsError: it is rotated, but an older copy of the database would bring the old master back.
             OSError: the kit could not be written, so nothing was changed.
         """
@@ -138,7 +138,7 @@ class VaultBook:
         return self._master.seal(plain, bound_to=_binding(vault.id), entropy=self._entropy)
 
     def _open(self, row: VaultRow) -> HeldVault:
-        """Return a vault. Its keys are opened once, as long as they do not change."""
+        """Return a vault. Its keys are opened again only if they change."""
         kept = self._opened.get(row.uid)
         if kept is None or kept[0] != row.sealed:
             fields: dict[str, Any] = json.loads(self._master.open(row.sealed, bound_to=_binding(row.uid)))
@@ -154,5 +154,5 @@ class VaultBook:
 
 
 def _binding(uid: bytes) -> bytes:
-    """Return what a vault's sealed keys are bound to. Tokens are bound to 32 bytes, so none is taken for the other."""
+    """Return what a vault's sealed keys are bound to. Tokens are bound to 32 bytes, so neither passes for the other."""
     return b"vault" + uid

@@ -1,1 +1,1 @@
-"""The keeper's server: a replica to read from afar, for whoever holds a token of it. It writes nothing."""
+"""The keeper's server: read-only remote access to a replica, for anyone who holds one of its tokens."""

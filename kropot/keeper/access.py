@@ -1,4 +1,4 @@
-"""Who may ask: finds the token of a request, and lets nobody in without one."""
+"""Admit requests by their token, and refuse those without one."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _SCHEME: Final = "bearer "
 
 
 class UnknownVisitorError(KropotError):
-    """The request has no token, or one that is not good here."""
+    """The request has no token, or one that is not valid here."""
 
     http_status = 401
 
 
 class SmallerRoleError(KropotError):
-    """The token is good, and not for this."""
+    """The token is valid, but its role does not allow this."""
 
     http_status = 403
 
 
 class Admission:
-    """Checks the token of each request, in a pool, because the database is asked each time."""
+    """Checks the token of each request, in a pool, because each check queries the database."""
 
     def __init__(self, tokens: KeeperTokens, pool: Executor) -> None:
         """Accept these tokens."""
@@ -39,7 +39,7 @@ class Admission:
         self._pool = pool
 
     async def admit(self, scope: Scope) -> Visitor:
-        """Return who asks. Raises: UnknownVisitorError."""
+        """Return the visitor who sent the request. Raises: UnknownVisitorError."""
         sent = [value for name, value in scope["headers"] if name == b"authorization"]
         text = sent[0].decode("latin-1") if len(sent) == 1 else ""
         if text[: len(_SCHEME)].lower() != _SCHEME:
@@ -51,6 +51,6 @@ class Admission:
 
 
 def demand(visitor: Visitor, role: Role) -> None:
-    """Return if the visitor's token is good for what this role may do. Raises: SmallerRoleError."""
+    """Return if the visitor's token allows what this role may do. Raises: SmallerRoleError."""
     if not visitor.may(role):
         raise SmallerRoleError(f"this needs a token with the role {role}, but the one sent has the role {visitor.role}")

@@ -1,4 +1,4 @@
-"""The answers of the API, as plain JSON values. They stand on `kropot/query/` and `kropot/replay/` alone."""
+"""The API's answers, as plain JSON values. They build on `kropot/query/` and `kropot/replay/`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 
 class KeeperAnswers(RoomAnswers):
-    """Answers the questions about one replica. Any thread may ask."""
+    """Answers the questions about one replica. Any thread may call it."""
 
     def __init__(self, ledger: Ledger, storage: Storage, limits: Limits) -> None:
         """Read this replica. `limits` say when there is an alarm."""
@@ -69,14 +69,14 @@ class KeeperAnswers(RoomAnswers):
         self._volumes: tuple[Erased, StoredVolumes] | None = None
 
     def me(self, visitor: Visitor, _asked: Asked) -> dict[str, Any]:
-        """Return what the visitor's token is for."""
+        """Return what the visitor's token allows."""
         bound = None if visitor.sources is None else sorted(each.hex() for each in visitor.sources)
         return {"number": visitor.number, "role": str(visitor.role), "label": visitor.label, "sources": bound}
 
     # --- health -------------------------------------------------------------------------------------------------------
 
     def facts(self, visitor: Visitor) -> Facts:
-        """Return the facts about the replica, as far as this visitor sees its sources."""
+        """Return the facts about the replica, limited to the sources that this visitor may see."""
         facts = gather(self._ledger, self._storage)
         if visitor.sources is None:
             return facts
@@ -94,12 +94,12 @@ class KeeperAnswers(RoomAnswers):
         return status_json(now_us, facts, health(now_us, facts, self._limits))
 
     def alarms(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
-        """Return whether the replica is healthy, and what a person must answer."""
+        """Return whether the replica is healthy, and the alarms that a person must answer."""
         status = self.status(visitor)
         return {"healthy": status["healthy"], "alarms": status["alarms"]}
 
     def coverage(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
-        """Return which contents were read and compared when."""
+        """Return which contents were read and compared, and when."""
         status = self.status(visitor)
         return {**status["audit"], "audited_since": status["audited_since"]}
 
@@ -110,7 +110,7 @@ class KeeperAnswers(RoomAnswers):
         return moment_json(asked.moment())
 
     def sources(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
-        """Return the sources as they were at a moment. The sums over their states are those of now."""
+        """Return the sources as they were at a moment. The sums over their states are today's."""
         moment = asked.moment()
         tallies = self._ledger.tallies()
         rows = []
@@ -137,7 +137,7 @@ class KeeperAnswers(RoomAnswers):
         rows: list[dict[str, Any]] = []
         last_us = None
         for each in rounds(self._ledger, since_us=since_us, sources=wanted):
-            # Rounds that ended at one time are on one page, because the next one begins behind a time.
+            # Rounds that ended at the same time stay on one page, because the next page begins after a time.
             if len(rows) >= count and each.until_us != last_us:
                 return {"points": rows, "next": last_us}
             last_us = each.until_us
@@ -146,7 +146,7 @@ class KeeperAnswers(RoomAnswers):
         return {"points": rows, "next": None}
 
     def timeline(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
-        """Return the life of the sources as bars."""
+        """Return the history of the sources as bars."""
         source, count = asked.source(), max(1, asked.whole("bars", 120, most=MOST_BARS))
         wanted = [id_ for id_ in self._ledger.sources() if visitor.sees(id_) and (source is None or id_ == source)]
         start, end = asked.whole("from_ms", -1), asked.whole("to_ms", -1)
@@ -208,7 +208,7 @@ class KeeperAnswers(RoomAnswers):
         return moment_json(moment) | {"element": row, "size": size, "paths": paths}
 
     def history(self, visitor: Visitor, asked: Asked, key: StreamKey) -> dict[str, Any]:
-        """Return the events of one element behind a version of its stream, the oldest first."""
+        """Return the events of one element after a version of its stream, the oldest first."""
         _refuse_foreign(visitor, key)
         count, after = asked.rows(), asked.whole("after", 0)
         events = (each for each in self._ledger.history(key) if each.stream_version > after)
@@ -270,7 +270,7 @@ class KeeperAnswers(RoomAnswers):
         return answer
 
     def checkpoints(self, _visitor: Visitor, _asked: Asked) -> dict[str, Any]:
-        """Return the signed checkpoints that the ledger keeps, the oldest first. Nobody checked their signatures."""
+        """Return the signed checkpoints that the ledger keeps, the oldest first. Their signatures are not checked."""
         rows = []
         for checkpoint, note in self._checkpoints():
             rows.append(
@@ -308,7 +308,7 @@ class KeeperAnswers(RoomAnswers):
         return {"old": old, "new": new, "path": [node.hex() for node in path]}
 
     def headers(self, asked: Asked) -> bytes:
-        """Return the headers of the events behind position `after`, as an export has them (docs/format.md)."""
+        """Return the headers of the events after position `after`, in the format of an export (docs/format.md)."""
         from kropot.msgpacked import pack
         from kropot.restore.history import headers_of
 
@@ -319,7 +319,7 @@ class KeeperAnswers(RoomAnswers):
     # --- objects ------------------------------------------------------------------------------------------------------
 
     def may_have(self, visitor: Visitor, sha256: bytes) -> None:
-        """Return if an event of a source that the visitor sees names this object. Raises: NotFoundError."""
+        """Return if an event of a source that the visitor may see names this object. Raises: NotFoundError."""
         rows = self._ledger.copies(start=sha256, end=sha256)
         if not any(visitor.sees(row.key[:16]) for row in rows):
             raise NotFoundError("there is no such object")
@@ -327,7 +327,7 @@ class KeeperAnswers(RoomAnswers):
     # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _stored(self) -> StoredVolumes:
-        """Return the volumes, whose sums are kept until something is erased."""
+        """Return the volumes. Their sums are cached until something is erased."""
         erased, kept = erased_in(self._ledger), self._volumes
         if kept is None or kept[0] != erased:
             kept = self._volumes = erased, StoredVolumes(self._ledger)

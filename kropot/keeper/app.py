@@ -1,4 +1,4 @@
-"""The keeper as an ASGI application: its routes, and who may use each (docs/keeper.md). Everything is read-only."""
+"""The keeper as an ASGI application: its routes, and who may use each one (docs/keeper.md). Everything is read-only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 class Keeper:
-    """The application. Only `/healthz` answers whoever shows no token."""
+    """The application. Only `/healthz` answers requests without a token."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Keeper:
         pool: Executor,
         page: ASGIApp | None = None,
     ) -> None:
-        """Set up the routes. The ledger is asked in `pool`. `page` answers below /page, and lets people in itself."""
+        """Set up the routes. `pool` runs the ledger queries. `page` answers below /page, and admits people itself."""
         self._page = page
         self._ledger = ledger
         self._answers = answers
@@ -80,7 +80,7 @@ class Keeper:
         self._rest: ASGIApp = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Whoever shows no good token learns only that the keeper lives."""
+        """Answer one request. Without a valid token, a visitor learns only that the keeper is running."""
         if scope["type"] != "http":
             return
         if scope["path"] == "/healthz" and scope["method"] in {"GET", "HEAD"}:
@@ -97,7 +97,7 @@ class Keeper:
         await self._rest(scope, receive, send)
 
     def _endpoint(self, operation: Operation) -> Any:
-        """Return what answers an operation: an ASGI application for objects, which are streamed, else a function."""
+        """Return an operation's endpoint: an ASGI application for objects, which are streamed, else a function."""
         if operation.name == "object":
             return _Streamed(self._object)
 
@@ -142,7 +142,7 @@ class Keeper:
 
 
 class _Streamed:
-    """An ASGI application as a route's endpoint: Starlette would take a function for one that returns an answer."""
+    """An ASGI application as a route's endpoint: Starlette would expect a plain function to return a response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -155,7 +155,7 @@ class _Streamed:
 
 
 def on_known(_request: Request | None, error: Exception) -> Response:
-    """Return the answer to a request that failed for a reason that the visitor may know."""
+    """Return the answer to a request that failed with a known error."""
     match error:
         case UnknownVisitorError():
             headers = {"www-authenticate": 'Bearer realm="keeper"', "connection": "close"}
@@ -176,7 +176,7 @@ def on_known(_request: Request | None, error: Exception) -> Response:
 
 
 def _on_http(_request: Request, error: Exception) -> Response:
-    """Return the answer to a request for what there is not, in JSON."""
+    """Return Starlette's own HTTP errors, such as 404, as JSON."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = dict(getattr(error, "headers", None) or {})
     return failure("There is nothing here" if status == 404 else str(getattr(error, "detail", "")), status, headers)  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""What a request asks for: its parameters, strictly read. A misspelt filter would filter nothing, so it is refused."""
+"""The parameters of a request, read strictly. A misspelt filter would filter nothing, so it is refused."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 MOST_ROWS: Final = 1000
-"""The most rows of one page."""
+"""The maximum number of rows in a page."""
 
 ROWS: Final = 100
-"""How many rows a page has if the request does not say."""
+"""The default number of rows in a page."""
 
 _MOST_DIGITS: Final = 18
 _WHOLE: Final = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
@@ -37,7 +37,7 @@ _LONGEST_ID: Final = 512
 
 
 class NotFoundError(UsageError):
-    """There is no such thing here, or it is not for this visitor: an answer does not tell which."""
+    """It does not exist, or this visitor may not see it. The answer does not reveal which."""
 
     http_status = 404
 
@@ -46,7 +46,7 @@ class Asked:
     """The parameters of one request by one visitor."""
 
     def __init__(self, ledger: Ledger, visitor: Visitor, query: QueryParams, known: Collection[str]) -> None:
-        """Take the query. Raises: UsageError if it has a parameter that is not `known`, or one twice."""
+        """Take the query. Raises: UsageError if a parameter is not `known`, or is given twice."""
         self._ledger = ledger
         self._visitor = visitor
         self._query = query
@@ -59,7 +59,7 @@ class Asked:
             raise UsageError("a parameter is given twice: give each one once")
 
     def text(self, name: str) -> str | None:
-        """Return a parameter as it is, None if it is missing."""
+        """Return a parameter as is, None if it is missing."""
         return self._query.get(name)
 
     def flag(self, name: str) -> bool:
@@ -70,7 +70,7 @@ class Asked:
         return value == "true"
 
     def whole(self, name: str, default: int, *, most: int | None = None) -> int:
-        """Return a whole number from 0. Raises: UsageError if it is none, or is more than `most`."""
+        """Return a whole number from 0. Raises: UsageError if it is not one, or is more than `most`."""
         value = self._query.get(name)
         if value is None:
             return default
@@ -82,14 +82,14 @@ class Asked:
         return number
 
     def rows(self, *, most: int = MOST_ROWS) -> int:
-        """Return how many rows a page is to have, at least one. Raises: UsageError."""
+        """Return the requested number of rows in a page, at least one. Raises: UsageError."""
         count = self.whole("limit", min(ROWS, most), most=most)
         if not count:
             raise UsageError("limit must be at least 1")
         return count
 
     def moment(self, name: str = "until") -> Moment:
-        """Return the moment that a parameter means, now if it is missing. A checkpoint is given as its whole text.
+        """Return the moment that a parameter names, now if it is missing. A checkpoint is given as its whole text.
 
         Raises: UsageError, IntegrityError, as `parse_when` and `resolve`.
         """
@@ -99,9 +99,9 @@ class Asked:
         return resolve(self._ledger, when, now_us=now_us)
 
     def source(self) -> bytes | None:
-        """Return the source that is asked for by its label or the beginning of its id, None for all.
+        """Return the requested source, named by its label or the beginning of its id; None for all.
 
-        Raises: NotFoundError if the visitor sees no such source; UsageError if there are several.
+        Raises: NotFoundError, a UsageError, if the visitor may see no such source, or the name fits several.
         """
         text = self._query.get("source")
         if text is None:
@@ -113,7 +113,7 @@ class Asked:
             raise NotFoundError("no source has this name, or several have: see /api/1/sources") from None
 
     def after(self) -> bytes:
-        """Return the stored key that a page begins behind, b"" for the first one. Raises: UsageError."""
+        """Return the stored key after which a page begins, b"" for the first page. Raises: UsageError."""
         text = self._query.get("after")
         if text is None:
             return b""
@@ -125,7 +125,7 @@ class Asked:
 
 
 def cursor_of(stored: bytes | None) -> str | None:
-    """Return what `after` takes to go on behind a stored key, None for None."""
+    """Return the value of `after` that continues after a stored key, None for None."""
     if stored is None:
         return None
     key = StreamKey.parse(stored)
@@ -133,7 +133,7 @@ def cursor_of(stored: bytes | None) -> str | None:
 
 
 def key_of(source: str, kind: str, id_: str) -> StreamKey:
-    """Return the element that a path or cursor names. Raises: NotFoundError if it can be none."""
+    """Return the element that a path or cursor names. Raises: NotFoundError if the name is not valid."""
     if not _SOURCE.fullmatch(source) or not _KIND.fullmatch(kind) or not 0 <= len(id_) <= _LONGEST_ID:
         raise NotFoundError("there is no such element")
     try:
@@ -144,12 +144,12 @@ def key_of(source: str, kind: str, id_: str) -> StreamKey:
 
 
 def sha256_of(text: str) -> bytes:
-    """Return the SHA-256 that a path names. Raises: NotFoundError if it is none."""
+    """Return the SHA-256 that a path names. Raises: NotFoundError if it is not one."""
     if not _SHA256.fullmatch(text):
         raise NotFoundError("there is no such object")
     return bytes.fromhex(text)
 
 
 def _as_note(text: str) -> bytes | None:
-    """Return the text of a checkpoint. A request never names a file of this machine."""
+    """Return the text of a checkpoint, None for other text. A request never names a file on this machine."""
     return text.encode(errors="replace") if "\n" in text else None

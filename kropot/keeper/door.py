@@ -1,4 +1,4 @@
-"""The door of the keeper's page: a token that was typed in, or the one-time address that the keeper printed."""
+"""Sign-in to the keeper's page, by a token that is typed in or the one-time address that the keeper printed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 KEEPER = Visitor(number=0, role=Role.OWNER, label="keeper")
-"""The printed address shows only what the person who keeps the replica can see anyway."""
+"""Visitors from the printed address. They see only what the person who keeps the replica can see anyway."""
 
 
 class KeeperDoor:
-    """Lets in by token or code. The cookie holds the token itself, so revoking it works at the next request."""
+    """Admits by token or code. The cookie holds the token itself, so revoking it takes effect at the next request."""
 
     takes_token = True
 
     def __init__(
         self, ledger: Ledger, answers: KeeperAnswers, tokens: KeeperTokens, codes: OneTimeCodes, *, is_secure: bool
     ) -> None:
-        """Accept these tokens and codes. `is_secure`: browsers reach the page by TLS alone."""
+        """Accept these tokens and codes. `is_secure` says that browsers reach the page only over TLS."""
         self._ledger, self._answers, self._tokens, self._codes = ledger, answers, tokens, codes
         self.is_secure = is_secure
 
     def enter(self, code: str) -> str | None:
-        """Return the cookie for a code that was printed."""
+        """Return the cookie for a printed code."""
         return self._codes.enter(code)
 
     def sign_in(self, token: str) -> str | None:

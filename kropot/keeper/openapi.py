@@ -1,4 +1,4 @@
-"""The OpenAPI document of a keeper: made of the table of operations, with the schemas of their answers. Pure."""
+"""The keeper's OpenAPI document, built from the table of operations and the schemas of their answers. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _ref(name: str) -> dict[str, Any]:
 
 
 def _object(fields: dict[str, Any], optional: dict[str, Any] | None = None, *, more: bool = False) -> dict[str, Any]:
-    """Return the schema of an object with these fields, and no others unless `more`."""
+    """Return the schema of an object with these fields, and no others unless `more` is set."""
     properties = fields | (optional or {})
     return {
         "type": "object",

@@ -1,4 +1,4 @@
-"""What a keeper can be asked: one table, of which the routes and the OpenAPI document are made. Pure."""
+"""The keeper's operations: one table, from which the routes and the OpenAPI document are built. Pure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Parameter(Struct, frozen=True, kw_only=True):
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """Something that can be asked with GET: where, by whom, with which parameters, and the schema of the answer.
+    """A GET request that the keeper answers: its path, role, parameters, and the schema of the answer.
 
-    `media` is the answer's media type. `fails` are the statuses of failures beside those that every operation has:
-    nearly all of them refuse a request that they do not understand.
+    `media` is the answer's media type. `fails` are the failure statuses besides those that every operation has. The
+    default is 400, because nearly all operations refuse a request that they do not understand.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the API answers about the room in a storage: what fills it, and what a policy would free."""
+"""The API's answers about the space in a storage: what fills it, and what a policy would free."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 _MOST: int = 10_000
 _FEW: int = 10_000
-"""Up to this many elements, an answer waits for what is being counted."""
+"""With up to this many elements, an answer waits until counting ends, for `PATIENCE_S` seconds at most."""
 
 
 class RoomAnswers:
-    """Answers the questions about the room in one storage. Any thread may ask."""
+    """Answers the questions about the space in one storage. Any thread may call it."""
 
     def __init__(self, ledger: Ledger, storage: Storage) -> None:
         """Read this replica."""
@@ -46,12 +46,12 @@ class RoomAnswers:
         self._tried = SlowAnswer(self._would_release)
 
     def close(self) -> None:
-        """Stop what is being worked out."""
+        """Stop the computations."""
         self._filled.close()
         self._tried.close()
 
     def space(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
-        """Return what is stored in which state, and how much room is left. These are sums that the ledger maintains."""
+        """Return how much is stored in each state, and the free space. The ledger maintains the sums of the states."""
         seen = [id_ for id_ in sources_at(self._ledger) if visitor.sees(id_)]
         states: dict[bytes, dict[str, dict[str, int]]] = {id_: {} for id_ in seen}
         total: dict[str, dict[str, int]] = {}
@@ -63,13 +63,13 @@ class RoomAnswers:
             sum_["elements"] += tally.elements
             sum_["bytes"] += tally.bytes
         room = self._room()
-        # A token that is bound to sources is told nothing about those of others.
+        # A token that is bound to sources learns nothing about other sources.
         fills = None if visitor.sources is not None else self._fills(room["free_bytes"])
         sources = [{"source": id_.hex(), "states": states[id_]} for id_ in seen]
         return {"states": total, "sources": sources, **room, "fills": fills}
 
     def policy(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
-        """Return what a policy would let go now. With many elements it takes a while: `counting` says so."""
+        """Return what a policy would release now. With many elements this takes a while, as `counting` says."""
         rules = {name: asked.whole(name, 0, most=_MOST) for name in RULES if name != "min_age_days"}
         age = asked.whole("min_age_days", MIN_AGE_S // DAY_S, most=_MOST)
         if any(rules.values()):
@@ -81,7 +81,7 @@ class RoomAnswers:
         is_wanted = which != "none" and visitor.sources is None
         question = (found, self._ledger.head().position)
         known = self._tried.latest(question) if is_wanted else None
-        # A round more or less does not matter, other rules do.
+        # An answer that is a round out of date will do. One for other rules will not.
         looked = known is not None and known[0][0] == found
         sum_ = known[1] if known is not None and looked else {}
         return {
@@ -96,7 +96,7 @@ class RoomAnswers:
     # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _room(self) -> dict[str, int | None]:
-        """Return the free bytes and files; None where the storage cannot be looked at."""
+        """Return the free bytes and files, None if the storage cannot be examined."""
         found: dict[str, int | None] = {"free_bytes": None, "free_files": None}
         try:
             demand_objects(self._storage, self._ledger)
@@ -107,7 +107,7 @@ class RoomAnswers:
         return found | {"ledger_free_bytes": self._ledger.database.free_bytes()}
 
     def _fills(self, free: int | None) -> dict[str, Any]:
-        """Return what fills the storage: the sums of now, and what was counted last."""
+        """Return what fills the storage: today's sums, and the results of the last count."""
         position = self._ledger.head().position
         is_few = sum(each.elements for each in self._ledger.tallies()) <= _FEW
         known = self._filled.latest(position, patience_s=PATIENCE_S if is_few else 0.0)

@@ -1,4 +1,4 @@
-"""Sends sealed objects, whole or a range of them, in constant memory. An object never changes: its name is its hash."""
+"""Send sealed objects, whole or in part, in constant memory. An object never changes, because its name is its hash."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WHOLE, _PART, _BEYOND = 200, 206, 416
 
 
 class Extent(Struct, frozen=True, kw_only=True):
-    """The bytes of an object from `start` up to `stop`, and the status that says so."""
+    """The bytes of an object from `start` up to `stop`, and the HTTP status of the answer."""
 
     start: int
     stop: int
@@ -36,9 +36,9 @@ class Extent(Struct, frozen=True, kw_only=True):
 
 
 def extent_of(asked: str | None, size: int) -> Extent:
-    """Return which bytes of an object of this size a header Range asks for. Other ranges than one are left out. Pure.
+    """Return which bytes of an object of this size a Range header asks for. Pure.
 
-    No If-Range is needed: there is only one version of an object.
+    Anything but one valid range asks for the whole object. If-Range is not needed, because an object never changes.
     """
     found = None if asked is None else _RANGE.fullmatch(asked.strip())
     if found is None:
@@ -63,7 +63,7 @@ class ObjectSender:
         self._pool = pool
 
     async def send(self, scope: Scope, receive: Receive, send: Send, sha256: bytes) -> None:
-        """Answer with an object. Raises: ObjectMissingError, StorageError, before anything was sent."""
+        """Answer with an object. Raises: ObjectMissingError, StorageError, before anything is sent."""
         source, size = await in_pool(self._pool, self._opened, sha256)
         try:
             asked = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"range"), None)
@@ -103,7 +103,7 @@ class ObjectSender:
                     at += len(chunk)
                     await send({"type": "http.response.body", "body": chunk, "more_body": at < extent.stop})
         except (KropotError, OSError) as error:
-            # The announced length is never reached.
+            # The body stays shorter than announced, so the client sees that it is incomplete.
             log.warning("object_broken", reason=type(error).__name__)
             cut_off(scope)
 

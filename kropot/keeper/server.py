@@ -1,4 +1,4 @@
-"""Runs a keeper: connects its parts, and starts the HTTP server with its bounds."""
+"""Run a keeper: connect its parts, and set up the HTTP server with its bounds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class KeeperService:
     def __init__(
         self, ledger: Ledger, storage: Storage, tokens: KeeperTokens, options: KeeperOptions | None = None
     ) -> None:
-        """Read this replica, for whoever has one of these tokens. The caller closes the ledger, after this."""
+        """Serve this replica to anyone who has one of these tokens. The caller closes the ledger, after this."""
         self.options = options or KeeperOptions()
         self.tokens = tokens
         self._objects = storage.reading().objects()
@@ -72,12 +72,12 @@ class KeeperService:
     def server(self) -> uvicorn.Server:
         """Return an HTTP server for the application, with bounds. Raises: KropotError if TLS cannot be used."""
         options = self.options
-        # A keeper has no bulk requests, so no body may be as long as theirs.
+        # A keeper has no bulk requests, so the larger limit for their bodies does not apply.
         bounds = replace(options.bounds, bulk_bytes=options.bounds.body_bytes)
         return http_server(self.app, bounds, options.trusted_proxies, tls=options.tls)
 
     def close(self) -> None:
-        """End the threads when their work is done."""
+        """Cancel the queued work, end the threads when their running work is done, and close the objects."""
         for pool in (self._door, self._askers, self._readers):
             pool.shutdown(cancel_futures=True)
         self._answers.close()

@@ -1,4 +1,4 @@
-"""An answer that takes a look at everything: worked out beside the requests, one at a time, and kept for the next."""
+"""Answers that must read everything: computed on a background thread, one at a time, and kept for later requests."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _END_S: Final = 30.0
 
 _TURN: Final = 256
 _PAUSE_S: Final = 0.001
-"""Seconds to rest after every `_TURN` steps: otherwise every answer waits for the interpreter at each query."""
+"""Seconds to rest after every `_TURN` steps. Otherwise other answers wait for the interpreter at each query."""
 
 
 class CountingEndedError(KropotError):
-    """Nobody waits for the answer any more."""
+    """The computation was stopped, because nobody waits for the answer anymore."""
 
 
 class Worked(Struct, Generic[Question, Value], frozen=True, kw_only=True):
-    """What was worked out for a question, or why it failed, how long that took, and when it ended (seconds)."""
+    """The answer to a question, or the error, how long the work took, and when it ended (seconds)."""
 
     question: Question
     value: Value | None
@@ -44,10 +44,10 @@ class Worked(Struct, Generic[Question, Value], frozen=True, kw_only=True):
 
 
 class SlowAnswer(Generic[Question, Value]):
-    """Answers one kind of question. `work` gets the question, and a function to call again and again: it may raise."""
+    """Answers one kind of question. `work` gets the question, and a function to call regularly, which can raise."""
 
     def __init__(self, work: Callable[[Question, Callable[[], None]], Value]) -> None:
-        """Work in this way. Nothing is done before somebody asks."""
+        """Compute answers with `work`. Nothing runs before the first question."""
         self._work = work
         self._lock = threading.Lock()
         self._last: Worked[Question, Value] | None = None
@@ -59,7 +59,7 @@ class SlowAnswer(Generic[Question, Value]):
     def latest(self, question: Question, *, patience_s: float = PATIENCE_S) -> tuple[Question, Value] | None:
         """Return the last answer and its question, None if there is none yet.
 
-        If it is not about this question, begin to work on this one, and wait for so long. Raises: what `work` raised.
+        If it answers another question, start work on this one, and wait up to `patience_s`. Raises: what `work` raised.
         """
         with self._lock:
             if self._thread is None and self._is_due(question):
@@ -77,7 +77,7 @@ class SlowAnswer(Generic[Question, Value]):
         return None if last.value is None else (last.question, last.value)
 
     def close(self) -> None:
-        """Stop."""
+        """Stop the work, and wait up to `_END_S` seconds for its thread to end."""
         self._stop.set()
         thread = self._thread
         if thread is not None:
@@ -98,7 +98,7 @@ class SlowAnswer(Generic[Question, Value]):
             value = self._work(question, self._go_on)
         except (KropotError, LedgerError, OSError) as failure:
             error = failure
-        except Exception as failure:  # noqa: BLE001 -- a thread that dies unseen would leave everybody waiting
+        except Exception as failure:  # noqa: BLE001 -- if the thread died unseen, callers would wait forever
             log.error("counting_broken", reason=type(failure).__name__)
             error = KropotError("this could not be computed: the log has the reason")
         now = time.monotonic()

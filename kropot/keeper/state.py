@@ -1,4 +1,4 @@
-"""The keeper's own database: one small SQLite file with the tokens, under the keyed hashes by which they are found."""
+"""The keeper's own database: one small SQLite file with the tokens, which are looked up by their keyed hashes."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class KeeperStateError(KropotError):
 
 
 class KeeperTokenRow(Struct, frozen=True, kw_only=True):
-    """A token as it is stored: its keyed hash (32 bytes), and what it is for. Times are seconds since 1970.
+    """A stored token: its keyed hash (32 bytes), and what it allows. Times are seconds since 1970.
 
-    `sources` are the ids (16 bytes) of the sources that it is bound to, None for all.
+    `sources` are the ids (16 bytes each) of the sources that it is bound to, None for all.
     """
 
     number: int
@@ -55,12 +55,12 @@ class KeeperTokenRow(Struct, frozen=True, kw_only=True):
 
 
 class KeeperState:
-    """The database. Each method opens it, so any thread and any process can call it, and sees what others did."""
+    """The database. Each method opens it, so any thread or process can call it, and sees the changes of others."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Open the file. With `create`, make it (mode 0600) if there is none.
 
-        Raises: NoLedgerError if there is none; KeeperStateError if it is another program's, or cannot be used.
+        Raises: NoLedgerError if there is none; KeeperStateError if it belongs to another program, or cannot be used.
         """
         self.path = path
         if not path.exists():
@@ -72,13 +72,13 @@ class KeeperState:
         self._check()
 
     def key_check(self) -> bytes:
-        """Return 32 bytes that tell with which key the hashes were made, b"" if that was never said."""
+        """Return 32 bytes that identify the key of the hashes, b"" if none were stored."""
         with self._reading() as at:
             row = at.execute("SELECT value FROM meta WHERE name = 'key_check'").fetchone()
         return b"" if row is None else bytes(row[0])
 
     def keep_key_check(self, check: bytes) -> None:
-        """Say with which key the hashes are made. Only the first call counts."""
+        """Store the bytes that identify the key of the hashes. Only the first call counts."""
         with self._writing() as at:
             at.execute("INSERT OR IGNORE INTO meta VALUES ('key_check', ?)", (check,))
 
@@ -122,7 +122,7 @@ class KeeperState:
 
     def _make(self) -> None:
         try:
-            # SQLite would make a file that everybody can read.
+            # SQLite would create a file that everybody can read.
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise KeeperStateError(
@@ -167,7 +167,7 @@ class KeeperState:
             at.execute("COMMIT")
 
     def _connected(self) -> sqlite3.Connection:
-        # A path in a URI: the file must not be made again under a server that runs.
+        # A URI allows mode=rw, so that SQLite does not create the file again under a running server.
         return sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_S, isolation_level=None
         )

@@ -1,4 +1,4 @@
-"""The tokens of a keeper: made, found by their keyed hashes, and revoked."""
+"""Make the tokens of a keeper, find them by their keyed hashes, and revoke them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEY: Final = "keeper's key"
 
 
 class MadeToken(Struct, frozen=True, kw_only=True):
-    """A new token. Nothing but this holds its text: the database has a keyed hash of it."""
+    """A new token. Only this holds its text, because the database has just a keyed hash of it."""
 
     text: str
     row: KeeperTokenRow
@@ -37,7 +37,7 @@ class KeeperTokens:
     def __init__(
         self, state: KeeperState, key: bytes, *, clock_s: Callable[[], int] = lambda: int(time.time())
     ) -> None:
-        """Use the tokens in `state`, whose hashes are made with `key` (32 bytes).
+        """Use the tokens in `state`, whose hashes were made with `key` (32 bytes).
 
         Raises: WrongKeyError if they were made with another key.
         """
@@ -64,7 +64,7 @@ class KeeperTokens:
     ) -> MadeToken:
         """Make a token and store its hash. `sources` (16 bytes each) bind it; None means all.
 
-        Raises: UsageError: only owners' tokens can be bound to sources.
+        Raises: UsageError if `sources` are given for a role other than owner.
         """
         if sources is not None and role is not Role.OWNER:
             raise UsageError(f"only an owner's token is bound to sources, and this role is {role}: leave out --source")
@@ -77,7 +77,7 @@ class KeeperTokens:
         return MadeToken(text=text, row=row)
 
     def visitor(self, text: str) -> Visitor | None:
-        """Return who may come in with this token, None if nobody may."""
+        """Return the visitor whom this token admits, None if the token is not valid."""
         if len(text) > _LONGEST:
             return None
         mac = self._mac(text)
@@ -92,7 +92,7 @@ class KeeperTokens:
         return self._state.all()
 
     def revoke(self, number: int) -> KeeperTokenRow:
-        """Revoke a token. A keeper that runs refuses it at once. Raises: UsageError if there is none."""
+        """Revoke a token. A running keeper refuses it at once. Raises: UsageError if there is no such token."""
         if not self._state.revoke(number, self._clock_s()):
             raise UsageError(f"there is no token with the number {number}: find it with `kropotcli keeper token list`")
         return next(row for row in self._state.all() if row.number == number)
@@ -108,14 +108,14 @@ class KeeperTokens:
 
 
 def open_tokens(path: Path, *, create: bool = False) -> KeeperTokens:
-    """Open the tokens in the database at `path`, with the key in the file beside it (its name with .key added).
+    """Open the tokens in the database at `path`, with the key in the file next to it (its name with .key added).
 
-    With `create`, both are made where they are missing.
+    With `create`, missing files are created, but not a key that the database already refers to.
 
     Raises:
         NoLedgerError: there is no database.
-        WrongKeyError: the key is missing, or another one.
-        UsageError, KeeperStateError: the key's file, or the database, cannot be used.
+        WrongKeyError: the key is missing, or is the wrong one.
+        UsageError, KeeperStateError: the key file, or the database, cannot be used.
     """
     state = KeeperState(path, create=create)
     key_file = path.with_name(path.name + ".key")

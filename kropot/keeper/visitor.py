@@ -1,4 +1,4 @@
-"""Who asks a keeper, and what he may see. Pure."""
+"""The visitors of a keeper, and what they may see. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class Role(StrEnum):
-    """What a token is for. Each role may do what the ones before it may."""
+    """What a token allows. Each role may also do what the ones before it may."""
 
     MONITOR = "monitor"
     AUDITOR = "auditor"
@@ -20,7 +20,7 @@ _RANKS: Final = {role: rank for rank, role in enumerate(Role)}
 
 
 class Visitor(Struct, frozen=True, kw_only=True):
-    """Whoever sent a token: its number, its role, and the sources (16 bytes each) that it is bound to; None: all."""
+    """The sender of a token: its number, role, label, and the sources (16 bytes each) it is bound to, None for all."""
 
     number: int
     role: Role
@@ -28,7 +28,7 @@ class Visitor(Struct, frozen=True, kw_only=True):
     sources: frozenset[bytes] | None = None
 
     def may(self, role: Role) -> bool:
-        """Whether the token is good for what this role may do."""
+        """Whether the token allows what this role may do."""
         return _RANKS[self.role] >= _RANKS[role]
 
     def sees(self, source: bytes) -> bool:

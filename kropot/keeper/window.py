@@ -1,4 +1,4 @@
-"""The API's answers without HTTP: what the page of this process asks, with the rights of who looks."""
+"""The API's answers without HTTP, for the page in this process, with the visitor's rights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReplicaWindow:
         self._ledger, self._answers, self._visitor = ledger, answers, visitor
 
     def get(self, *path: str, **query: object) -> dict[str, Any]:
-        """Return the API's answer. Raises: SmallerRoleError, NotFoundError, UsageError, and as the answers do."""
+        """Return the API's answer. Raises: SmallerRoleError, NotFoundError, UsageError, and what the answers raise."""
         operation = _operation(path)
         demand(self._visitor, operation.role)
         known = {each.name for each in operation.parameters if not each.in_path}

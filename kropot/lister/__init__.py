@@ -1,1 +1,1 @@
-"""Drains a server's list, with every fault that a list can have; no I/O. Used by `collect` and by `verify --source`."""
+"""Drains a server's list despite every fault that it can have; no I/O. `collect` and `verify --source` use it."""

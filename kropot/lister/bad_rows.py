@@ -1,4 +1,4 @@
-"""How a listing gets past a row that the server cannot list: by finding the first second behind which it can again."""
+"""Gets a listing past a row that the server cannot list, by finding the first second after which it can list again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROUNDS = 4
 
 
 def pass_bad_row(since: int, zone: str) -> Conversation[int]:
-    """Return the smallest second found behind which a page of one row comes; behind `since` none does.
+    """Return the smallest second found after which the server lists a page of one row; after `since` it lists none.
 
-    That is the bad row's own second where no other bad row is near. What lies behind one bad row may lie before the
-    next: the answer is looked over at many places before it is believed, and still is a range, not a proof. A good row
-    alone between two bad ones can stay hidden; its second lies in the range that the listing reports.
+    If no other bad row is near, that is the bad row's own second. But the next bad row can follow at once, so many
+    places are sampled before the answer is accepted, and it is still a range, not a proof. A good row alone between two
+    bad ones can stay hidden; its second is in the range that the listing reports.
     """
     bad, good = since, FAR
     step = 1
@@ -50,8 +50,8 @@ def _narrow(bad: int, good: int, zone: str) -> Conversation[int]:
 def _earlier(since: int, good: int, zone: str) -> Conversation[tuple[int, int] | None]:
     """Return the first (bad, good) pair of seconds found among samples between `since` and `good`, None if all fail.
 
-    Files come in bursts, so the samples are the denser the closer they are to `good`; the second just before it is
-    among them: a server that fails now and then is not taken at its word.
+    Files come in bursts, so the samples get denser towards `good`. The second just before it is one of them, because a
+    server that fails now and then is not taken at its word.
     """
     even = {since + (good - since) * i // SAMPLES for i in range(1, SAMPLES)}
     doubling = {good - (1 << i) for i in range((good - since).bit_length())}
@@ -65,7 +65,7 @@ def _earlier(since: int, good: int, zone: str) -> Conversation[tuple[int, int] |
 
 
 def _comes(second: int, zone: str) -> Conversation[bool]:
-    """Whether a page of one row behind this second comes, asked twice before it is denied."""
+    """Whether the server lists a page of one row after this second. Only two failures in a row mean no."""
     for _ in range(2):
         answer = yield PageRequest(since=wall_clock(second, zone), limit=1)
         if not isinstance(answer, Trouble):

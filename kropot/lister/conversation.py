@@ -1,4 +1,4 @@
-"""The messages between a lister and whoever asks the server for pages.
+"""The messages between a lister and the code that asks the server for pages.
 
 The lister is a generator. It yields a `PageRequest` and is sent the `Page` that came, or a `Trouble`. It yields
 `NewEntries` and is sent None. In the end it returns a `ListingResult`.
@@ -51,7 +51,7 @@ class Trouble(Struct, frozen=True, kw_only=True):
 class NewEntries(Struct, frozen=True, kw_only=True):
     """Entries of a page, and lines that could not be read.
 
-    A listing hands on each entry once, except where two pages meet: there an entry may come twice.
+    A listing passes each entry on once, except where two pages meet: there an entry can come twice.
     """
 
     entries: tuple[Listed, ...]
@@ -62,11 +62,11 @@ class NewEntries(Struct, frozen=True, kw_only=True):
 class ListingResult:
     """What a whole listing found.
 
-    `seen` counts entries, without those with which a page repeats the one before; `rejected` counts lines. `unlistable`
+    `seen` counts entries, except those that a page repeats from the one before; `rejected` counts lines. `unlistable`
     holds the seconds whose rows the server cannot list completely. `exempt` holds ranges of dates (first and last
-    second) that this listing could not see: an element dated in one of them is not missing. After `closed`, the server
-    may still add rows; up to it, never. `unserved` and `unscanned_since` are what the server says of
-    itself (`Page`).
+    second) that this listing could not see, so an element dated in one of them is not missing. After `closed`, the
+    server may still add rows; up to it, never. `unserved` and `unscanned_since` are what the server says about itself
+    (`Page`).
     """
 
     zone: str | None = None

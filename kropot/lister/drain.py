@@ -1,7 +1,7 @@
-"""Drains a list page after page: a pure generator that asks for pages and hands on their entries.
+"""Drains a list page after page: a pure generator that asks for pages and passes their entries on.
 
-docs/protocol.md explains what the server of 2020 does to it: `since` is a wall clock, dates have whole seconds,
-`limit` can cut a second in two, one bad row breaks every page that holds it, and a cursor without overlap loses files.
+docs/protocol.md explains what the server of 2020 makes hard: `since` is a wall clock, dates have whole seconds, `limit`
+can cut a second in two, one bad row breaks every page that holds it, and a cursor without overlap loses files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed, Page
 
 WIDE = 26 * 3600
-"""How much further back a listing reaches when it is unknown how the server read a wall clock: zones differ by that."""
+"""How much further back a listing reaches if the server's zone is unknown: zones differ by up to this."""
 
 MISORDER = 2 * 3600
 """Clock changes put rows up to an hour out of order; a list that is worse than this is not sorted by date."""
@@ -52,13 +52,13 @@ class Range(Struct, frozen=True, kw_only=True):
 
 
 def drain(wanted: Range) -> Conversation[ListingResult]:
-    """List everything in the range; return what it came to. Raises: ListingFailedError."""
+    """List everything in the range, and return the result. Raises: ListingFailedError."""
     return (yield from _Drain(wanted=wanted, paging=Paging(normal=wanted.page)).run())
 
 
 @dataclass(slots=True, kw_only=True)
 class _Drain:
-    """A listing under way; `zone` is believed to be the server's, `hints` are others that its rows name.
+    """A listing under way. `zone` is what we take for the server's zone, `hints` are other zones that its rows name.
 
     `newest` is an entry with the latest date so far.
     """
@@ -78,7 +78,7 @@ class _Drain:
     result: ListingResult = field(default_factory=ListingResult)
 
     def run(self) -> Conversation[ListingResult]:
-        """Drain the list, again and wider where its beginning turns out to be in doubt."""
+        """Drain the list, and once more from further back if it may have begun too late."""
         self.zone = self.wanted.zone or ""
         self.paging.restart(self.wanted.start)
         while True:
@@ -113,7 +113,7 @@ class _Drain:
                 return
 
     def _is_over(self, page: Page, fresh: tuple[Listed, ...], size: int) -> bool:
-        """Whether the list ends with this page; if not, the next one is prepared. Raises: ListingFailedError."""
+        """Return whether the list ends with this page; if not, prepare the next request. Raises: ListingFailedError."""
         paging = self.paging
         if page.closed is not None and size < paging.limit:
             return True
@@ -122,7 +122,7 @@ class _Drain:
         verdict = paging.look_deeper(size, is_encrypted=self.is_encrypted)
         if verdict == "full":
             if paging.reached is None:
-                # Not one line of the largest page can be read: there is no date to go on from.
+                # No line of the largest page can be read, so there is no date to continue from.
                 raise ListingFailedError("unreadable")
             self._jump(paging.reached, paging.reached)
         return verdict == "end"
@@ -130,7 +130,7 @@ class _Drain:
     # --- pages that came ---
 
     def _learn(self, page: Page, fresh: tuple[Listed, ...]) -> None:
-        """Take in what a page says beside its entries."""
+        """Note what a page and its entries say about the list and the server."""
         self.closed = page.closed
         if page.is_bulk and page.closed is not None:
             self.paging.normal = max(self.paging.normal, BULK_PAGE)
@@ -154,12 +154,12 @@ class _Drain:
             if row.date is not None:
                 _exempt(result, row.date, row.date)
             else:
-                # A line that cannot be read may be any element of this page: none of them is missed for it.
+                # An unreadable line can be any element of this page, so nothing of that time counts as missing.
                 dated = [entry.date for entry in entries]
                 _exempt(result, min(dated, default=self.paging.since or 0), max(dated, default=FAR))
 
     def _jump(self, first: int, last: int) -> None:
-        """Leave the seconds from `first` to `last` behind: the server cannot list (all of) them."""
+        """Skip the seconds from `first` to `last`, because the server cannot list all of their rows."""
         self.result.unlistable.append(last)
         margin = WIDE if self.is_doubtful else 0
         _exempt(self.result, first - margin, last + margin)
@@ -168,9 +168,9 @@ class _Drain:
     # --- pages that did not come ---
 
     def _shrink(self, trouble: Trouble) -> Conversation[Page | None]:
-        """Make the page smaller, or pass a row that breaks even the smallest; return a page if one came after all.
+        """Make the page smaller, or skip a row that breaks even the smallest; return a page if one came after all.
 
-        Raises: ListingFailedError if the server cannot even list nothing: it is down, and no row is to blame.
+        Raises: ListingFailedError if the server cannot even send an empty page: it is down, and no row is to blame.
         """
         paging = self.paging
         if paging.breaks is None:
@@ -184,10 +184,10 @@ class _Drain:
         return None
 
     def _pass(self) -> Conversation[None]:
-        """Leave a row behind that breaks every page that holds it.
+        """Skip a row that breaks every page that holds it.
 
-        How far that leads depends on the server's wall clock: where nothing vouches for its zone, far more is exempt,
-        and the next row is asked (`_is_out_of_step`).
+        How far to skip depends on the server's wall clock. If nothing confirms its zone, far more is exempt, and the
+        next row is used to find the zone (`_is_out_of_step`).
         """
         paging, zone = self.paging, None
         since = paging.since or 0
@@ -211,7 +211,7 @@ class _Drain:
     # --- the server's wall clock ---
 
     def _is_out_of_step(self, page: Page, fresh: tuple[Listed, ...], size: int) -> Conversation[bool]:
-        """Whether the page begins elsewhere than it was asked to, and is to be asked for again."""
+        """Whether the page begins at a different place than requested, so that it must be requested again."""
         paging = self.paging
         if page.closed is not None or paging.since is None or size > paging.limit:
             return False
@@ -234,18 +234,18 @@ class _Drain:
         if zone is not None:
             self._adopt(zone)
         else:
-            # Nothing tells how the wall clock was read: begin far enough back for any way.
+            # Nothing tells in which zone the server read the wall clock: begin far enough back for any zone.
             self._doubt()
             paging.restart(last.date - WIDE)
         return True
 
     def _is_early(self, page: Page, last: Listed, since: int, *, is_stuck: bool) -> Conversation[bool]:
-        """Whether to ask again because the page began too early: that loses nothing, but may lead nowhere."""
+        """Whether to ask again because the page began too early. That loses nothing, but the listing can get stuck."""
         if self.was_early or all(entry.date > since for entry in page.entries):
             return False
         zone = yield from find_zone(last.date, [self.zone, *self.hints])
         if zone is None or zone == self.zone:
-            # The server pays no heed to `since`.
+            # The server ignores `since`.
             self.was_early = True
             return False
         self._doubt()
@@ -255,7 +255,7 @@ class _Drain:
         return is_stuck
 
     def _is_beginning_in_doubt(self) -> Conversation[bool]:
-        """Whether the window may have begun too late, and is to be listed once more from further back."""
+        """Whether the window may have begun too late, so that it must be listed again from further back."""
         wanted = self.wanted
         if wanted.start is None or wanted.cursor is None or wanted.is_closed or self.closed is not None:
             return False
@@ -265,7 +265,7 @@ class _Drain:
         zone = yield from find_zone(wanted.cursor, [self.zone, *self.hints])
         start = wanted.start
         if zone is None:
-            # Nothing is left at the cursor: no row tells how the wall clock was read.
+            # No row is left at the cursor to tell in which zone the server read the wall clock.
             start -= WIDE
         elif zone == self.zone:
             return False
@@ -277,10 +277,10 @@ class _Drain:
         return True
 
     def _ask_for_zone(self) -> Conversation[None]:
-        """Ask for the zone at the end of the list, if its newest entry was made in another one than is believed.
+        """Ask for the zone at the end of the list if its newest entry was made in a different zone than assumed.
 
-        A list can be read to its end in the wrong zone without a contradiction, if new rows follow the change, or if it
-        is short. Ask also where no entry has the date of the last listing's newest: all dates may have moved.
+        A list can be read to its end in the wrong zone without a contradiction if new rows follow the change, or if it
+        is short. Also ask if no entry has the date of the last listing's newest one, because all dates may have moved.
         """
         newest = self.newest
         if newest is None or self.closed is not None or not is_known_zone(newest.tz):
@@ -290,7 +290,7 @@ class _Drain:
             self.zone = (yield from find_zone(newest.date, [self.zone, newest.tz])) or self.zone
 
     def _adopt(self, zone: str) -> None:
-        """Go on in another zone; what was asked for in the wrong one is asked for anew."""
+        """Continue in another zone, and ask again for what was asked for in the wrong one."""
         self._doubt()
         self.zone, self.is_doubtful = zone, False
         if self.wanted.start is None and self.paging.is_overlapping:
@@ -301,11 +301,11 @@ class _Drain:
         self.paging.restart(self.wanted.start)
 
     def _forget_counts(self) -> None:
-        """Count anew, since all that was listed so far is listed once more."""
+        """Start counting again, because everything listed so far is listed again."""
         self.result.seen = self.result.rejected = 0
 
     def _doubt(self) -> None:
-        """Count how often the listing had to go back. Raises: ListingFailedError if it goes on for ever."""
+        """Count how often the listing had to go back. Raises: ListingFailedError if that was too often."""
         self.doubts += 1
         self.paging.forget_progress()
         if self.doubts > MAX_DOUBTS:
@@ -328,7 +328,7 @@ def _are_misordered(dates: list[int]) -> bool:
 
 
 def _exempt(result: ListingResult, first: int, last: int) -> None:
-    """Remember that the elements dated `first` to `last` cannot be missed; too many ranges become one wide range."""
+    """Remember that elements dated `first` to `last` do not count as missing; too many ranges become one wide range."""
     exempt = result.exempt
     if exempt and exempt[-1][0] <= first <= exempt[-1][1] + 1:
         exempt[-1] = (exempt[-1][0], max(last, exempt[-1][1]))

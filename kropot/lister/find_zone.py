@@ -1,4 +1,4 @@
-"""Finds the zone of the server's wall clock by asking, since names and claims may be stale."""
+"""Finds the zone of the server's wall clock by asking the server, because names and claims can be stale."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TRIES = 3
 
 
 def find_zone(date: int, hints: Iterable[str]) -> Conversation[str | None]:
-    """Return the zone in which the server reads a wall clock at second `date`; None where its rows do not tell.
+    """Return the zone in which the server reads a wall clock at second `date`; None if its rows do not tell.
 
-    The first of `hints` that fits is taken: names know about summer. Else the largest offset is the server's at which
-    the first row behind the second before `date` is still dated `date`: one quarter hour more, and the row would be
-    left out. Seven questions find it, and a bare offset ("+02:00") is returned. No row may be dated `date` any more,
-    or a row on the way may be one that the server cannot list: then nothing is certain.
+    The first of `hints` that fits is taken, because names know about summer time. Otherwise, the server's offset is the
+    largest one at which the first row after the second before `date` is still dated `date`: a quarter of an hour more
+    would leave that row out. Seven questions find it, and a bare offset ("+02:00") is returned. Nothing is certain if
+    no row is dated `date` any more, or if the server cannot list a row on the way.
     """
     for name in dict.fromkeys(hints):
         if name and (yield from _fits(date, name)):
@@ -46,7 +46,7 @@ def find_zone(date: int, hints: Iterable[str]) -> Conversation[str | None]:
 
 
 def _fits(date: int, name: str) -> Conversation[bool]:
-    """Whether the row dated `date` comes behind the second before it on this zone's wall, and not behind its own."""
+    """Whether, by this zone's clock, the row dated `date` comes after the second before it, and not after its own."""
     before = yield from _first_date(wall_clock(date - 1, name))
     if before != date:
         return False
@@ -55,7 +55,7 @@ def _fits(date: int, name: str) -> Conversation[bool]:
 
 
 def _first_date(since: str) -> Conversation[int | None]:
-    """Return the date of the first row behind `since`: a very late one if there is none, None if it cannot be told."""
+    """Return the date of the first row after `since`: a very late one if there is none, None if it is unknown."""
     for _ in range(TRIES):
         answer = yield PageRequest(since=since, limit=1)
         if not isinstance(answer, Trouble):

@@ -1,7 +1,7 @@
 """Where in a list a listing is, and how large a page it asks for: the arithmetic of `since` and `limit`.
 
-The next page begins a second before the last one ended, since a full page cuts its last second and a second can grow;
-a page that brings no news is asked for larger, and one that does not come smaller.
+The next page begins a second before the last one ended, because a full page cuts its last second, and a second can
+grow. After a page without news the listing asks for a larger one, and after a page that did not come for a smaller one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAGE = 256
 BULK_PAGE = 1792
 """The page size for a server that says what is closed and sends contents in bulk: the old limits do not apply to it.
 
-With the whole last second a page still fits into one transaction (kropot/collect/decide/chunks.py)."""
+Together with its whole last second, a page still fits into one transaction (kropot/collect/decide/chunks.py)."""
 
 MAX_PLAIN = 8191
 MAX_ENCRYPTED = 2048
@@ -33,11 +33,11 @@ Key = tuple[str, str, int]
 
 @dataclass(slots=True, kw_only=True)
 class Paging:
-    """The next page: entries behind second `since` (None: from the first on), at most `limit`.
+    """The next page: at most `limit` entries after second `since` (None: from the first on).
 
-    `seen` are entries of the pages before that it may repeat, `last` is the one that it must repeat if it is
-    overlapping, and `reached` the date of the last line so far. `fits` and `breaks` are the largest page that came
-    without news, and the smallest that did not come, behind this `since`.
+    `seen` holds entries of earlier pages that it may repeat, `last` is the one that it must repeat if it is
+    overlapping, and `reached` is the date of the last line so far. For this `since`, `fits` is the largest page that
+    came without news, and `breaks` the smallest that did not come.
     """
 
     normal: int = PAGE
@@ -53,11 +53,11 @@ class Paging:
     stale: int = 0
 
     def ask(self, zone: str) -> PageRequest:
-        """Return the question for the next page, on the wall of this zone."""
+        """Return the request for the next page, on this zone's wall clock."""
         return PageRequest(since=None if self.since is None else wall_clock(self.since, zone), limit=self.limit)
 
     def restart(self, since: int | None) -> None:
-        """Begin behind this second, and expect nothing."""
+        """Begin again after this second, and expect no repeated entry."""
         self.since, self.last, self.reached, self.is_overlapping = since, None, None, False
         self.seen.clear()
         self.resize()
@@ -67,11 +67,11 @@ class Paging:
         self.limit, self.fits, self.breaks = self.normal, 0, None
 
     def forget_progress(self) -> None:
-        """Count pages without progress anew, since the listing went back on purpose."""
+        """Count pages without progress from zero again, because the listing went back on purpose."""
         self.furthest, self.stale = None, 0
 
     def is_stuck(self, page: Page) -> bool:
-        """Count pages that lead nowhere; whether that goes on for ever."""
+        """Count pages that bring no later date; return whether there were too many in a row."""
         newest = max([entry.date for entry in page.entries], default=None)
         self.stale += 1
         if newest is not None and (self.furthest is None or newest > self.furthest):
@@ -79,14 +79,14 @@ class Paging:
         return self.stale > MAX_STALE
 
     def fresh(self, page: Page) -> tuple[Listed, ...]:
-        """Return the entries that the pages before did not have."""
+        """Return the entries that earlier pages did not have."""
         seen = self.seen
         if not seen:
             return page.entries
         return tuple([entry for entry in page.entries if (entry.type, entry.id, entry.date) not in seen])
 
     def repeats_last(self, page: Page) -> bool:
-        """Whether the page has the entry with which the one before ended."""
+        """Whether the page has the last entry of the page before it."""
         return self.last is not None and any(key_of(entry) == key_of(self.last) for entry in page.entries)
 
     def go_on(self, page: Page) -> bool:
@@ -104,24 +104,24 @@ class Paging:
             self.seen |= keys
             return False
         self.since, self.seen, self.fits, self.breaks = since, keys, 0, None
-        # Where a page had to be small, what follows is not asked for at full size at once.
+        # After a page that had to be small, the size only doubles with each page, up to the usual one.
         self.limit = min(self.normal, 2 * self.limit)
         return True
 
     def look_deeper(self, size: int, *, is_encrypted: bool) -> Literal["end", "again", "full"]:
         """Decide what a page of `size` lines without news means.
 
-        It is the end of the list, or to be asked for larger, or its second is too full for the largest page.
+        It is the end of the list, or a larger page is needed, or its second is too full for the largest page.
         """
         if size != self.limit:
-            # A short page ends the list; an overfull one comes from a server that does not cut, and ends it too.
+            # A short page ends the list. So does one above the limit: it comes from a server that ignores the limit.
             return "end"
         self.fits = self.limit
         largest = MAX_ENCRYPTED if is_encrypted else MAX_PLAIN
         if self.breaks is not None:
             self.limit = (self.fits + self.breaks) // 2
             if self.limit == self.fits:
-                # The next row is bad, or the server failed for another reason: it is asked once more.
+                # The next row is bad, or the server failed for another reason, so it is asked once more.
                 self.limit, self.breaks = self.breaks, None
         elif self.limit < largest:
             self.limit = min(2 * self.limit, largest)
@@ -139,5 +139,5 @@ class Paging:
 
 
 def key_of(entry: Listed) -> Key:
-    """Return what tells a sight of an element from others: its type, id and date."""
+    """Return what tells one sighting of an element from others: its type, id and date."""
     return entry.type, entry.id, entry.date

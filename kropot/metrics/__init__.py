@@ -1,1 +1,1 @@
-"""What a monitor reads, in Prometheus' text format: of a replica, a collector and a gateway."""
+"""Metrics of a replica, a collector and a gateway for a monitor, in Prometheus' text format."""

@@ -51,7 +51,7 @@ def _source_samples(each: SourceFacts) -> Iterator[MetricSample]:
         yield MetricSample(name="kropot_elements", value=count, labels=labels)
         yield MetricSample(name="kropot_copy_bytes", value=size, labels=labels)
     if each.past is not None:
-        # Nothing is to be expected of it any more, so nothing should be said that an alert waits for.
+        # Nothing more is expected of a past source, so it has no metrics that an alert could wait for.
         return
     failing = max(each.failing_count, each.failing_about)
     yield MetricSample(name="kropot_failing_elements", value=failing, labels=names)

@@ -1,4 +1,4 @@
-"""Where one round of a collector ends and the next begins, as seen from beside it, and the metrics of both."""
+"""Notices from outside when a collector's rounds begin and end, and makes metrics of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _CHANGES = ("new", "changed", "reappeared", "vanished")
 
 
 class RoundEnd(Struct, frozen=True, kw_only=True):
-    """How a round ended. `trouble` is the stable word for why it failed, None if it did not.
+    """How a round ended. `trouble` is the stable word for why it failed, or None if it did not.
 
-    `counts` are what the round added to the run's progress, by the progress's names.
+    `counts` is what the round added to the run's progress, by the names of `progress`.
     """
 
     trouble: str | None
@@ -32,7 +32,7 @@ class RoundEnd(Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class RoundWatch:
-    """Tells when rounds begin and end. It looks at the collector after each step, and costs next to nothing."""
+    """Calls `began` and `ended` for each round. It looks at the collector after each step, at almost no cost."""
 
     began: Callable[[], None]
     ended: Callable[[RoundEnd], None]
@@ -50,7 +50,7 @@ class RoundWatch:
         return self._since is not None
 
     def look(self, collector: Collector) -> None:
-        """Look whether a round has begun or ended."""
+        """Check whether a round has begun or ended."""
         if self._since is None:
             if collector.stage == "listing":
                 self._since = self.clock()
@@ -69,7 +69,7 @@ class RoundWatch:
             self.ended(RoundEnd(trouble=collector.trouble, seconds=seconds, counts=counts))
 
     def samples(self, collector: Collector) -> Iterator[MetricSample]:
-        """Yield the metrics of the run so far; any thread may ask."""
+        """Yield the metrics of the run so far. Any thread may call this."""
         for result, count in (("success", self.good), ("fail", self.bad)):
             yield MetricSample(name="kropot_collect_rounds_total", value=count, labels={"result": result})
         if self.ended_well_at is not None:

@@ -1,6 +1,6 @@
-"""Serves `/metrics` from a thread beside the work, and writes the same text to a file for a node exporter.
+"""Serves `/metrics` from a separate thread, and writes the same text to a file for a node exporter.
 
-It needs no token: the metrics hold counts, times and labels. It listens where it is told, and to nothing but this path.
+It needs no token, because the metrics hold only counts, times and labels. It answers only this path, at one address.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 AT_ONCE: Final = 8
-"""More simultaneous scrapes than this are refused."""
+"""How many scrapes are answered at once. More are refused."""
 
 SILENCE_S: Final = 10.0
 
 
 class MetricsServer:
-    """Answers scrapes with what `text` returns, which is called in threads of the server."""
+    """Answers scrapes with the result of `text`, which is called in the server's threads."""
 
     def __init__(self, address: tuple[str, int], text: Callable[[], str]) -> None:
         """Listen. Raises: KropotError if the address cannot be used."""
         try:
             self._server = _Server(address, text)
-        except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no label of DNS
+        except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: not a DNS label
             reason = getattr(error, "strerror", None) or str(error)
             raise KropotError(
                 f"cannot serve metrics on {address[0]}, port {address[1]} ({reason}): choose another --metrics"
@@ -42,12 +42,12 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Where the metrics are."""
+        """The URL of the metrics."""
         host, port = self._server.server_address[:2]
         return f"http://[{host!s}]:{port}/metrics" if ":" in str(host) else f"http://{host!s}:{port}/metrics"
 
     def __enter__(self) -> Self:
-        """Begin to answer."""
+        """Start answering."""
         self._thread.start()
         return self
 
@@ -60,9 +60,9 @@ class MetricsServer:
 
 
 def write_metrics(path: Path, text: str) -> None:
-    """Put the text in the place of a file, which is never seen half written. Everybody may read it. Raises: OSError."""
+    """Replace a file with the text. Nobody ever sees it half written, and everybody can read it. Raises: OSError."""
     name = f".{path.name[:200]}.new"
-    # One that a killed process left: there is one writer.
+    # A killed process may have left one. There is only one writer.
     (path.parent / name).unlink(missing_ok=True)
     with temporary_file(path.parent, name, mode=0o644) as (file, temporary):
         temporary.chmod(0o644)
@@ -87,21 +87,21 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, if there is a place."""
+        """Answer in a thread, if there is a free place."""
         if not self.places.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and give the place back."""
+        """Answer, and release the place."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self.places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a scrape that broke off is the monitor's business."""
+        """Say nothing, because a scrape that broke off is the monitor's business."""
 
 
 class _Handler(BaseHTTPRequestHandler):

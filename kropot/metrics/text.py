@@ -1,6 +1,6 @@
-"""Prometheus' text format, version 0.0.4, and every metric of this program by its name. Pure.
+"""Prometheus' text format, version 0.0.4, and every metric of this program by name. Pure.
 
-A metric that is not in `METRICS` cannot be written, so the dashboard and the alert rules can be held against the table.
+A metric that is not in `METRICS` cannot be written, so the dashboard and the alert rules can be checked against it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ METRICS: Final[Mapping[str, tuple[Kind, str]]] = {
     "kropot_gateway_scan_timestamp_seconds": ("gauge", "When the last scan ended well, since 1970."),
     "kropot_gateway_scan_failing": ("gauge", "1 while scans fail, else 0."),
 }
-"""All metrics: their kinds and what they say."""
+"""All metrics: their kinds and meanings."""
 
 
 class MetricSample(Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class MetricSample(Struct, frozen=True, kw_only=True):
 
 
 def metrics_in_text(samples: Iterable[MetricSample]) -> str:
-    """Return the samples as text, those of one metric together, in the order of `METRICS`.
+    """Return the samples as text, grouped by metric, in the order of `METRICS`.
 
     Raises: KeyError for a metric that is not in `METRICS`.
     """

@@ -1,4 +1,4 @@
-"""Looks at the replica's health now and then, from a thread beside the work, for metrics and for calls about alarms."""
+"""Looks at the replica's health now and then, from a separate thread, for metrics and for calls about alarms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PATIENCE_S: Final = 5.0
 
 
 class ReplicaLook(Struct, frozen=True, kw_only=True):
-    """What was seen of the replica at `at_us`."""
+    """The replica's facts and alarms at `at_us`."""
 
     facts: Facts
     alarms: tuple[Alarm, ...]
@@ -38,7 +38,7 @@ class ReplicaLook(Struct, frozen=True, kw_only=True):
 
 
 class ReplicaWatch:
-    """Looks once a minute, and sooner when `hurry` was called, with a connection of its own."""
+    """Looks once a minute, or sooner after `hurry`, with its own connection."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ReplicaWatch:
         seen: Callable[[ReplicaLook], None],
         every_s: float = EVERY_S,
     ) -> None:
-        """Prepare. `opened` opens the ledger to read, and `seen` is called in the thread after each look."""
+        """Start nothing yet. `opened` opens the ledger to read; `seen` is called in the thread after each look."""
         self.latest: ReplicaLook | None = None
         self._opened = opened
         self._storage = storage
@@ -61,20 +61,20 @@ class ReplicaWatch:
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to look."""
+        """Start looking."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Look once more if there is time, and end."""
+        """Look once more if there is time, and stop."""
         self._is_over = True
         self._wake.set()
         self._thread.join(_PATIENCE_S)
 
     def hurry(self) -> None:
-        """Look again now: something has changed."""
+        """Look again now, because something has changed."""
         self._wake.set()
 
     def look(self) -> ReplicaLook | None:
@@ -85,7 +85,7 @@ class ReplicaWatch:
                 ledger_id = ledger.identity().ledger_id
                 facts = gather(ledger, self._storage, shown=0)
         except (LedgerError, KropotError, OSError):
-            # The work meets the same, and says so. The time of the latest look tells a monitor.
+            # The work meets the same error and reports it. A monitor sees it from the time of the latest look.
             return None
         alarms = tuple(health(now_us, facts, self._limits))
         return ReplicaLook(facts=facts, alarms=alarms, at_us=now_us, ledger_id=ledger_id)
@@ -102,7 +102,7 @@ class ReplicaWatch:
                 return
             began = time.monotonic()
             self._wake.wait(self._every_s)
-            # Rounds may end many times a second; looking costs a few statements each time.
+            # Rounds can end many times a second, and each look costs a few statements.
             if not self._is_over:
                 self._wait_a_moment(began)
 

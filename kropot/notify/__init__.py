@@ -1,1 +1,1 @@
-"""Calls to whoever should hear how it goes: pings, messages through Apprise, and a command of the keeper's."""
+"""Notify people and services about runs and alarms: pings, messages through Apprise, and the keeper's own command."""

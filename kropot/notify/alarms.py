@@ -1,6 +1,6 @@
-"""Which alarms were told, kept in this user's state folder: each is told once when it begins, and once when it ends.
+"""Which alarms were reported, kept in this user's state folder. Each is reported when it begins and when it ends.
 
-`collect` and `status --check` share it: an alarm that one of them tells, the other does not tell again.
+`collect` and `status --check` share it: the one does not report an alarm again that the other has reported.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FOLDER: Final = "alarms"
 _MOST_BYTES: Final = 1 << 20
 
 AlarmId = tuple[str, str]
-"""An alarm's stable name, and its source's id in hexadecimal or an empty text."""
+"""An alarm's stable name, and its source's id in hexadecimal or an empty string."""
 
 
 class ToldAlarms:
-    """The alarms of one ledger that were told and have not ended."""
+    """The alarms of one ledger that were reported and have not ended."""
 
     def __init__(self, ledger_id: bytes) -> None:
-        """Look nothing up yet."""
+        """Read nothing yet."""
         folder = state_folder()
         self._path: Path | None = None if folder is None else folder / FOLDER / f"{ledger_id.hex()}.json"
         self._known: set[AlarmId] | None = None
@@ -45,9 +45,9 @@ class ToldAlarms:
         warn: Callable[[str], None],
         not_yet: frozenset[str] = frozenset(),
     ) -> list[Message]:
-        """Return what is to be told now, and remember it. `names` are labels, or short ids, by the sources' ids.
+        """Return the messages to send now, and remember them. `names` maps sources' ids to labels or short ids.
 
-        Alarms with a name in `not_yet` are told to nobody when they begin, and are looked at again the next time.
+        Alarms with a name in `not_yet` are not reported when they begin, but are looked at again the next time.
         """
         now: dict[AlarmId, Alarm] = {}
         for alarm in alarms:
@@ -87,7 +87,7 @@ class ToldAlarms:
             except FileNotFoundError:
                 self._known = self._known or set()
             except (OSError, ValueError, TypeError):
-                # What cannot be read is told again.
+                # If the file cannot be read, alarms are reported again.
                 self._known = self._known or set()
         return set() if self._known is None else self._known
 
@@ -104,7 +104,7 @@ class ToldAlarms:
 
 
 def _text(alarm: Alarm) -> str:
-    """Return what a message says of an alarm. What concerns the storage may name folders of this machine."""
+    """Return an alarm's text for a message. Without a source, it is cut short: it could name this machine's folders."""
     return f"{alarm.name}: `kropotcli status` says more" if alarm.source is None else f"{alarm.name}: {alarm.text}"
 
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 _ENDINGS: Final = {"start": "/start", "success": "", "fail": "/fail"}
 _HIDDEN_ENV: Final = "KROPOT"
-"""Environment variables that are kept from commands: they may hold a token or a password."""
+"""Environment variables with this prefix are hidden from commands, because they can hold a token or a password."""
 
 
 class CallFailedError(KropotError):
-    """A call did not get through. The work is not touched by this."""
+    """A call did not get through. The work itself is not affected."""
 
 
 def ping(url: str, message: Message, timeout_s: float) -> None:
-    """Call a ping address as healthchecks.io has it: `/start`, nothing or `/fail` behind it, and a body.
+    """Call a ping address in the manner of healthchecks.io: append `/start`, nothing or `/fail`, and send a body.
 
     Raises: CallFailedError.
     """
@@ -35,7 +35,7 @@ def ping(url: str, message: Message, timeout_s: float) -> None:
     head, mark, query = url.partition("?")
     try:
         with requests.Session() as session:
-            # As everywhere in this program: a proxy is not used unasked.
+            # As everywhere in this program, no proxy is used unless the user asks for it.
             session.trust_env = False
             answer = session.post(
                 head + _ENDINGS[message.state] + mark + query,
@@ -49,12 +49,12 @@ def ping(url: str, message: Message, timeout_s: float) -> None:
             answer.close()
     except (requests.RequestException, OSError, ValueError) as error:
         raise CallFailedError(f"the ping-url does not answer ({type(error).__name__})") from None
-    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - what HTTP calls a success
+    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's codes of success
         raise CallFailedError(f"the ping-url answers {answer.status_code}")
 
 
 def load_apprise() -> None:
-    """Import Apprise, if it is there: `tell_apprise` says so if it is not."""
+    """Import Apprise if it is installed. If not, `tell_apprise` says so."""
     with suppress(Exception):
         import apprise  # noqa: F401
 
@@ -67,7 +67,7 @@ def tell_apprise(urls: tuple[str, ...], message: Message) -> None:
         raise CallFailedError("Apprise is not installed: pip install 'kropotcli[notify]'") from None
     import logging
 
-    # It logs addresses, which are secrets.
+    # Apprise logs addresses, which are secrets.
     logging.getLogger("apprise").setLevel(logging.CRITICAL)
     sender = apprise.Apprise()
     kind: Any = {
@@ -83,12 +83,12 @@ def tell_apprise(urls: tuple[str, ...], message: Message) -> None:
 
 
 def run_command(words: tuple[str, ...], message: Message, timeout_s: float) -> None:
-    """Run a command with the message as JSON on its stdin. It ends, with all that it started, after the time-out.
+    """Run a command with the message as JSON on its stdin. After the time-out, it and its children are killed.
 
     Raises: CallFailedError.
     """
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN_ENV)}
-    # It must not look like a part of the service to the service manager.
+    # The service manager must not take it for a part of the service.
     for name in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"):
         environ.pop(name, None)
     try:

@@ -1,4 +1,4 @@
-"""What a call says: that something began, went well, failed, or that an alarm began or ended. Counts, never names."""
+"""The content of a call: a run began, went well or failed, or an alarm began or ended. Counts, never names of files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Message(Struct, frozen=True, kw_only=True):
 
     @property
     def is_alarm(self) -> bool:
-        """Whether this is about an alarm, and not about a run or a round."""
+        """Whether this is about an alarm, not about a run or a round."""
         return self.state in {"alarm_began", "alarm_ended"}
 
     @property
@@ -51,7 +51,7 @@ class Message(Struct, frozen=True, kw_only=True):
         return redact("\n".join(lines))
 
     def json(self) -> dict[str, Any]:
-        """Return what a command hook reads."""
+        """Return the JSON for a command hook."""
         return {
             "version": 1,
             "command": self.command,

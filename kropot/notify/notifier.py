@@ -1,7 +1,7 @@
-"""Calls from a thread beside the work, which never waits for a call, and waits for the last ones only so long.
+"""Make calls from separate threads. The work never waits for a call, except for a limited time for the last ones.
 
-A call that fails is said once, until one of its kind gets through again. A call that hangs is left alone after its
-time: its way is not used again before it comes back, and the end of the program does not wait for it.
+A failing call is reported once, until one of its kind gets through again. A call that hangs is abandoned after its
+time-out: its way is not used again before it returns, and the end of the program does not wait for it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from kropot.notify.rules import NotifyRules, Targets
 
 MOST_WAITING: Final = 64
-"""How many calls can wait on each way. A newer one then replaces the oldest."""
+"""How many calls can wait on each way. Beyond that, a new one replaces the oldest."""
 
 _SPARE_S: Final = 1.0
 
 _LOADING_S: Final = 30.0
-"""How long the end waits for Apprise to load before the time-out runs: loading can take seconds on a small machine."""
+"""How long `close` waits for Apprise to load before its time-out starts. Loading takes seconds on a small machine."""
 
 
 @dataclass(slots=True)
 class _Way:
-    """One kind of call, with a thread of its own from its first call on. The thread loads first what it calls with."""
+    """One kind of call, with its own thread from its first call on. The thread first calls `load`."""
 
     name: str
     load: Callable[[], None] | None = None
@@ -47,7 +47,7 @@ class _Way:
 
 
 class Notifier:
-    """Takes messages, and calls whom the rules name. MUST NOT be called before the process has forked its helpers."""
+    """Takes messages and makes the calls of the rules. MUST NOT be used before the process has forked its helpers."""
 
     def __init__(self, rules: NotifyRules | None, warn: Callable[[str], None]) -> None:
         """Start no thread yet. `warn` takes a sentence, from any thread."""
@@ -61,22 +61,22 @@ class Notifier:
         return self._rules is None
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Return itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let the last calls get through, for their time at most."""
+        """Let the last calls get through, within their time-out."""
         self.close()
 
     def send(self, message: Message) -> None:
-        """Call about this, soon. Never waits and never raises."""
+        """Make the calls about this message soon. Never waits and never raises."""
         if self._rules is None:
             return
         targets = self._rules.targets(message.command, message.source)
         url, urls, words, timeout_s = targets.ping_url, targets.apprise, targets.command, targets.timeout_s
-        # A ping address says whether runs come and go well. Alarms have no place there.
+        # A ping address shows whether runs happen and go well. Alarms do not belong there.
         if url is not None and not message.is_alarm:
             self._put("ping", targets, lambda: ping(url, message, timeout_s))
         if urls and (message.is_alarm or message.state == "fail"):
@@ -85,9 +85,9 @@ class Notifier:
             self._put("command", targets, lambda: run_command(words, message, timeout_s))
 
     def close(self) -> None:
-        """Wait for what is under way, at most for one time-out and a second. What is sent later begins anew.
+        """Wait for the current calls, at most for one time-out and a second. A later `send` starts new threads.
 
-        The time in which Apprise is loaded does not count, up to half a minute.
+        Up to half a minute, the time to load Apprise does not count.
         """
         ways = [way for way in self._ways.values() if way.thread is not None]
         for way in ways:
@@ -125,7 +125,7 @@ class Notifier:
                 return
 
     def _end_soon(self, way: _Way) -> None:
-        """Have its thread end with the call that it is in: what waits behind that is dropped."""
+        """End the thread after its current call, and drop the calls that wait."""
         with suppress(queue.Empty):
             while True:
                 way.waiting.get_nowait()

@@ -1,4 +1,4 @@
-"""The table `[notify]` of the configuration file: who is called about which command and which source. Pure.
+"""The table `[notify]` of the configuration file: whom to call about which command and source. Pure.
 
     [notify]
     ping-url = "https://hc-ping.com/UUID"      # the heart-beat of `collect`
@@ -9,8 +9,8 @@
     [notify.source.photos]                     # what differs for one source
     ping-url = "https://hc-ping.com/PHOTOS"
 
-A run of `verify` that failed must not be hidden by the next round of `collect`. So a ping-url outside a command's table
-is for `collect` alone, unless it holds {command}.
+The next round of `collect` must not hide a failed run of `verify`. So a ping-url outside a command's table is only for
+`collect`, unless it contains {command}.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LONGEST_S: Final = 300
 
 
 class Targets(Struct, frozen=True, kw_only=True):
-    """Who is called. `timeout_s` bounds each call. None, and an empty tuple, mean that nobody is called this way."""
+    """Whom to call. `timeout_s` limits each call. None or an empty tuple means that nobody is called this way."""
 
     ping_url: str | None = None
     apprise: tuple[str, ...] = ()
@@ -51,14 +51,14 @@ class Targets(Struct, frozen=True, kw_only=True):
 
 
 class NotifyRules(Struct, frozen=True, kw_only=True):
-    """The table as it was read: values by the path of their table, e.g. `()`, `("verify",)`, `("source", "photos")`."""
+    """The parsed table: values by the path of their table, e.g. `()`, `("verify",)`, `("source", "photos")`."""
 
     tables: Mapping[tuple[str, ...], Mapping[str, Any]]
 
     __repr__ = repr_without("tables")
 
     def targets(self, command: str, source: str | None = None) -> Targets:
-        """Return who is called about a command, and about a source by its label."""
+        """Return whom to call about a command, and about the source with this label."""
         values: dict[str, Any] = {}
         paths: list[tuple[str, ...]] = [(), (command,)]
         if source is not None:
@@ -78,9 +78,9 @@ class NotifyRules(Struct, frozen=True, kw_only=True):
 
 
 def parse_notify(table: Mapping[str, Any]) -> tuple[NotifyRules, list[str]]:
-    """Return the rules in a decoded table, and a sentence for each mistake. The rules leave out what is wrong.
+    """Return the rules in a decoded table, and a sentence for each mistake. The rules leave out mistaken values.
 
-    Every address in them is a secret from here on.
+    Every address in them is guarded as a secret from here on.
     """
     tables: dict[tuple[str, ...], Mapping[str, Any]] = {}
     mistakes = list(_read(table, (), tables))
@@ -88,7 +88,7 @@ def parse_notify(table: Mapping[str, Any]) -> tuple[NotifyRules, list[str]]:
 
 
 def guarded_url(url: str) -> str:
-    """Return the address, whose path is a secret from here on: who knows it can call in the program's name."""
+    """Return the address, and guard its path as a secret: anyone who knows it can call in the program's name."""
     guard(url)
     parts = urlsplit(url)
     for piece in (parts.path, *parts.path.split("/")):
@@ -100,7 +100,7 @@ def guarded_url(url: str) -> str:
 def _read(
     table: Mapping[str, Any], path: tuple[str, ...], tables: dict[tuple[str, ...], Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Put the values of a table and of those below it into `tables`, and yield a sentence for each mistake."""
+    """Put the values of a table and its subtables into `tables`, and yield a sentence for each mistake."""
     where = f"[{'.'.join(('notify', *path))}]"
     values: dict[str, Any] = {}
     for key, value in table.items():

@@ -1,10 +1,10 @@
 """Objects in a local folder: written to `tmp/<instance>/`, synced, renamed to `objects/ab/<sha256>`, folders synced.
 
-Small ones go into packs (`packs/`) where a batch has enough of them; a file of its own comes first wherever both exist.
+Small ones go into packs (`packs/`) if a batch has enough of them; if an object has a file too, the file comes first.
 The layout is fixed by docs/format.md. Any number of instances may share one folder.
 """
 
-# ruff: noqa: PTH100, PTH112, PTH120 -- paths are strings here: a Path a file costs more than the system call
+# ruff: noqa: PTH100, PTH112, PTH120 -- paths are strings here: a Path per file costs more than the system call
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class DirectoryObjects:
-    """An object store in a folder; nothing is made or locked before `lock`, so that a reader needs no right to write.
+    """An object store in a folder; nothing is created or locked before `lock`, so a reader needs no write permission.
 
     One thread may publish while others stage.
     """
@@ -67,8 +67,8 @@ class DirectoryObjects:
         """Prepare; nothing is touched yet.
 
         Up to `held_back` bytes of an object are kept in memory before they are written. Objects in packs are found by
-        `places`, a ledger's; without, and where it does not know one, by the packs' own indexes. `pack` says which
-        objects go into packs.
+        `places`, which come from a ledger; objects that it does not place are found by the packs' own indexes. `pack`
+        says which objects go into packs.
 
         Raises: UsageError for an instance name that no folder can have.
         """
@@ -109,7 +109,7 @@ class DirectoryObjects:
         return f"{self._choice.method} ({self._choice.why})"
 
     def lock(self) -> None:
-        """Make the folders, lock the instance's name, choose how files become durable.
+        """Create the folders, lock the instance's name, and choose how files become durable.
 
         Raises: LockedError, StorageError.
         """
@@ -128,7 +128,7 @@ class DirectoryObjects:
             self._durability = Durability(layout.root, self._files, self._choice.method)
 
     def stage(self, name: str | None = None) -> FileUpload:
-        """Begin an object in memory; its file is made with the first large write, or at the end."""
+        """Start an object in memory; its file is created with the first large write, or at the end."""
         if self._durability is None:
             self.lock()
         try:
@@ -145,11 +145,11 @@ class DirectoryObjects:
         return Staged(path="", sha256=sha256, size=len(data), pending=data)
 
     def has_kept(self, name: str) -> bool:
-        """Look at the names that were in the folder, and those that came."""
+        """Look among the names that were in the folder, and those added since."""
         return name in self._partials
 
     def take_up(self, name: str) -> TakenUp | None:
-        """Read the file through; one that is not what its mark says is removed."""
+        """Read the whole file; remove it if it does not match its mark."""
         if self._durability is None:
             self.lock()
         try:
@@ -163,7 +163,7 @@ class DirectoryObjects:
         return TakenUp(upload=upload, note=found.mark.note, tail=found.tail)
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Packs first, where there are enough small objects; then files: durable, named, and the names durable."""
+        """Make packs first if there are enough small objects, then files: durable, named, and the names durable."""
         with self._publishing:
             self._writer()
             packed = self._packing.publish(batch)
@@ -200,7 +200,7 @@ class DirectoryObjects:
             self._forget(staged)
 
     def open(self, sha256: bytes) -> BinaryIO:
-        """Open the object's file, unbuffered, or what a pack has of it; a symbolic link is not an object."""
+        """Open the object's file, unbuffered, or its bytes in a pack; a symbolic link is not an object."""
         path = self._layout.object(sha256)
         try:
             return os.fdopen(self._files.open_read(path), "rb", buffering=0)
@@ -210,7 +210,7 @@ class DirectoryObjects:
             raise storage_error(error, f"opening {path}") from error
 
     def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
-        """Ask the ledger, where there is one."""
+        """Ask the ledger, if there is one."""
         return self._packed.find(sha256s)
 
     def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
@@ -238,13 +238,13 @@ class DirectoryObjects:
         return self._packed.size(sha256) if size is None else size
 
     def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
-        """Look at the object's file, then for the pack where it was put; else in every pack."""
+        """Look at the object's file, then for the pack that it was put into, then in every pack."""
         if self._layout.size(sha256) == size or (place is not None and self._folder.has(place.pack)):
             return True
         return self._packed.size(sha256) == size
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
-        """Walk folder by folder, and the packs beside; memory holds the names of one folder, a 256th of all."""
+        """Walk the folders and the packs side by side; memory holds the names of one folder, a 256th of all."""
         last = None
         for sha256, size in merge(
             self._layout.walk(start, end), self._packed.walk(start, end), key=lambda found: found[0]
@@ -256,7 +256,7 @@ class DirectoryObjects:
     def bulk_reader(
         self, *, objects: int, size: int, stopped: Callable[[], bool], take: Callable[[int], None] | None = None
     ) -> BulkReader | None:
-        """Return what reads packs whole, and files by whole ranges, in several processes where there are many."""
+        """Return a reader of whole packs, and of whole ranges of files; it uses several processes if there are many."""
         accounts = self.pack_accounts()
         if not accounts.is_empty:
             from kropot.objects.bulk.packed_folder import PackedFolderReader
@@ -274,11 +274,11 @@ class DirectoryObjects:
         return PackAccounts(self._folder, self._packed.places)
 
     def drop_place(self, sha256: bytes, pack: bytes) -> None:
-        """Tell the ledger, where there is one."""
+        """Tell the ledger, if there is one."""
         self._packed.places.drop(sha256, pack)
 
     def set_aside(self, sha256: bytes) -> str:
-        """Move the object's file to `quarantine/<sha256>.<number>`, or copy what packs have of it and drop its places.
+        """Move the object's file to `quarantine/<sha256>.<number>`, or copy it from a pack and drop its places.
 
         The pack stays as it is.
         """
@@ -295,7 +295,7 @@ class DirectoryObjects:
         return place
 
     def rewriter(self) -> PackRewriter:
-        """Return what copies the live objects of packs into new ones, and removes packs.
+        """Return a rewriter, which copies the live objects of packs into new packs, and removes packs.
 
         Raises: LockedError, StorageError.
         """
@@ -305,7 +305,7 @@ class DirectoryObjects:
         return PackRewriter(self._layout, self._files, self._pack_writer)
 
     def gatherer(self, places: PlaceStore) -> Gatherer:
-        """Return what gathers loose small objects into packs, and records their places.
+        """Return a gatherer, which moves loose small objects into packs, and records their places.
 
         Raises: LockedError, StorageError.
         """
@@ -323,21 +323,21 @@ class DirectoryObjects:
         )
 
     def freeing(self) -> FolderFreeing:
-        """Return what frees objects in this folder."""
+        """Return the `FolderFreeing` of this folder."""
         return FolderFreeing(self._layout, self._files)
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Look through every folder of the store, other instances' too."""
+        """Look through every folder of the store, including those of other instances."""
         return self._layout.leftovers()
 
     def clean_own_leftovers(self, wants: Callable[[bytes], bool]) -> int:
-        """Empty this instance's own temporary folder, except for the lock and what somebody wants."""
+        """Empty this instance's own temporary folder, except for the lock and the partial contents that are wanted."""
         self.lock()
         stays = {LOCK} | self._partials.wanted(wants)
         return self._clean([name for name in names_in(self._tmp) if name not in stays])
 
     def free_bytes(self) -> int | None:
-        """Ask the file system what an ordinary user may still write."""
+        """Ask the file system how much an ordinary user can still write."""
         root = self._layout.root
         try:
             return room_at(root).bytes
@@ -345,7 +345,7 @@ class DirectoryObjects:
             raise storage_error(error, f"asking for the free space of {root}") from error
 
     def close(self) -> None:
-        """End the threads, close the descriptors, give the lock back."""
+        """End the threads, close the descriptors, and release the lock."""
         self._folder.forget()
         durability, self._durability = self._durability, None
         try:
@@ -368,7 +368,7 @@ class DirectoryObjects:
         return self._durability
 
     def _forget(self, staged: Staged) -> None:
-        # What cannot be removed now is removed as a leftover at the next start.
+        # If this fails, the file is removed as a leftover at the next start.
         if staged.path:
             with contextlib.suppress(OSError):
                 self._files.unlink(staged.path)
@@ -382,16 +382,16 @@ class DirectoryObjects:
         return len(names)
 
     def _sync_folders_above(self) -> None:
-        """Sync the names of all folders, of those that were there too: a process that was killed may have made them."""
+        """Sync the names of all folders, even of existing ones: a killed process might have created them."""
         folder = self._layout.root
         self._files.sync_folder(folder)
         while folder != (folder := os.path.dirname(folder)):
-            # A folder that is not ours to sync is none in which an earlier process made one.
+            # If we may not sync a folder, no earlier process has created a folder in it.
             with contextlib.suppress(PermissionError):
                 self._files.sync_folder(folder)
 
     def _make_folder(self, path: str) -> None:
-        """Make a folder, and those above it; the caller syncs them. Raises: OSError."""
+        """Create a folder and the missing ones above it; the caller syncs them. Raises: OSError."""
         if os.path.isdir(path):
             return
         self._make_folder(os.path.dirname(path))

@@ -1,7 +1,7 @@
-"""Free objects that no copy needs: first out of sight, so that nobody can name them, and then for good.
+"""Free objects that no copy needs: move them out of sight first, so that nobody can name them, then remove them.
 
-Between the two, a writer that lost the ledger's lock without knowing can still put them back. What a crash left out of
-sight is looked at again by the next run (docs/decisions/0031).
+Between the two steps, a writer that lost the ledger's lock without knowing it can still put them back. The next run
+looks again at objects that a crash left out of sight (docs/decisions/0031).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FreedObject(NamedTuple):
-    """An object that is out of sight, and its size in bytes, which one that `is_locked` fills until its lock ends."""
+    """An object that is out of sight, and its size in bytes; if `is_locked`, it takes space until its lock ends."""
 
     sha256: bytes
     size: int
@@ -32,19 +32,19 @@ class Freeable(Protocol):
     """How a storage frees objects. Every method can raise StorageError."""
 
     def put_away(self, sha256s: Iterable[bytes]) -> list[FreedObject]:
-        """Take the objects out of sight at once, as far as they are there: `open` and `size` find them no more."""
+        """Move those of the objects that exist out of sight at once: `open` and `size` no longer find them."""
         ...
 
     def bring_back(self, sha256s: Iterable[bytes]) -> None:
-        """Put objects back that are out of sight, durably, unless others of these names came meanwhile."""
+        """Put objects that are out of sight back, durably, unless others with their names have arrived meanwhile."""
         ...
 
     def destroy(self, sha256s: Iterable[bytes]) -> None:
-        """Remove objects that are out of sight, for good; durable when it returns."""
+        """Remove objects that are out of sight for good; the removal is durable when this returns."""
         ...
 
     def put_away_before(self) -> Iterator[FreedObject]:
-        """Yield what an earlier run left out of sight."""
+        """Yield the objects that an earlier run left out of sight."""
         ...
 
     def age_us(self, sha256: bytes, now_us: int) -> int | None:
@@ -52,7 +52,7 @@ class Freeable(Protocol):
         ...
 
     def quarantine_age_us(self, path: str, now_us: int) -> int | None:
-        """Return how long ago this file (below the storage) was set aside, None if it is not there."""
+        """Return how long ago the file at this path below the storage was set aside, None if it is not there."""
         ...
 
     def remove_quarantined(self, path: str) -> None:
@@ -65,12 +65,12 @@ class CanFree(Protocol):
     """An object store that can free objects."""
 
     def freeing(self) -> Freeable:
-        """Return what frees objects here."""
+        """Return the `Freeable` of this store."""
         ...
 
 
 class FolderFreeing:
-    """Frees objects in a folder. Out of sight is `freed/`."""
+    """Frees objects in a folder; those that are out of sight are in `freed/`."""
 
     def __init__(self, layout: Layout, files: FileSystem | None = None) -> None:
         """Touch nothing yet."""
@@ -79,7 +79,7 @@ class FolderFreeing:
         self._folder = f"{layout.root}/freed"
 
     def put_away(self, sha256s: Iterable[bytes]) -> list[FreedObject]:
-        """Rename into `freed/`, without a sync: after a power cut an object may stand at either place."""
+        """Rename into `freed/` without a sync: after a power cut, an object can be in either place."""
         found = []
         for sha256 in sha256s:
             path = self._layout.object(sha256)
@@ -97,7 +97,7 @@ class FolderFreeing:
         return found
 
     def bring_back(self, sha256s: Iterable[bytes]) -> None:
-        """Rename back and sync. An object that came meanwhile stays, and this one goes."""
+        """Rename back and sync; if the object has been stored again meanwhile, remove this file instead."""
         for sha256 in sha256s:
             path, folder = self._layout.object(sha256), self._layout.folder(sha256)
             try:
@@ -112,7 +112,7 @@ class FolderFreeing:
                 raise storage_error(error, f"putting {path} back") from error
 
     def destroy(self, sha256s: Iterable[bytes]) -> None:
-        """Sync the folders that the names left, so that no power cut brings them back; then unlink."""
+        """Sync the folders that the names were in, so that no power cut brings the names back; then unlink."""
         wanted = sorted(set(sha256s))
         try:
             for folder in sorted({self._layout.folder(sha256) for sha256 in wanted}):
@@ -159,7 +159,7 @@ class FolderFreeing:
 
 
 def make_freed_folder(files: FileSystem, folder: str, root: str) -> None:
-    """Make the folder for what is out of sight where there is none. Raises: OSError."""
+    """Create the folder for objects that are out of sight if there is none. Raises: OSError."""
     if not os.path.isdir(folder):  # noqa: PTH112 -- a path is a string here
         files.make_folder(folder)
         files.sync_folder(root)

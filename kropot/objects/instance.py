@@ -1,4 +1,4 @@
-"""One living process an instance name: the lock that says so, and the folder name an instance has in a store."""
+"""One running process per instance name: the lock that ensures this, and the name of an instance's folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 
 def folder_name(instance: str) -> str:
-    """Return the safe folder name of an instance. Raises: UsageError for a name that is empty or too long."""
+    """Return a safe folder name for an instance. Raises: UsageError if its name is empty or too long."""
     name = quote(instance, safe=" +,=@~", errors="surrogateescape")
     if name.startswith("."):
         name = "%2E" + name[1:]
@@ -42,7 +42,7 @@ class InstanceLock:
         return self._fd is not None
 
     def acquire(self) -> None:
-        """Take the lock, at once or not at all. Raises: LockedError, StorageError."""
+        """Take the lock without waiting. Raises: LockedError, StorageError."""
         if self._fd is not None:
             return
         try:
@@ -66,13 +66,13 @@ class InstanceLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Give the lock back; does nothing where it is not held."""
+        """Release the lock; do nothing if it is not held."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def _holder(fd: int) -> int | None:
-    """Return the number of the process that the lock's holder wrote down."""
+    """Return the process id that the lock's holder wrote into the file, None if there is none."""
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None

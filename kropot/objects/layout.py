@@ -1,6 +1,6 @@
-"""Where a directory store keeps what, and how it is read back in order (docs/format.md fixes the names)."""
+"""Where a directory store keeps its files, and how they are read back in order (docs/format.md fixes the names)."""
 
-# ruff: noqa: PTH208 -- paths are strings here: a Path a file costs more than the system call
+# ruff: noqa: PTH208 -- paths are strings here: a Path per file costs more than the system call
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _OBJECT = re.compile("[0-9a-f]{64}").fullmatch
 
 
 class Layout:
-    """The folders of a store at `root`, an absolute path; strings, because there are millions of them."""
+    """The folders of a store at `root`, an absolute path. Paths are strings, because there are millions of them."""
 
     __slots__ = ("objects", "packs", "quarantine", "root", "temporary")
 
     def __init__(self, root: str) -> None:
-        """Name the folders of objects and packs, of what was set aside, and of the instances' own folders."""
+        """Name the folders of objects, of packs, of the quarantine, and of the instances' own folders."""
         self.root = root
         self.objects = f"{root}/objects"
         self.packs = f"{root}/packs"
@@ -49,16 +49,16 @@ class Layout:
         return f"{self.objects}/{sha256[:1].hex()}"
 
     def object(self, sha256: bytes) -> str:
-        """Return an object's path. Raises: ValueError where `sha256` is not 32 bytes."""
+        """Return an object's path. Raises: ValueError if `sha256` is not 32 bytes."""
         if len(sha256) != _SHA256:
             raise ValueError("an object's name is a SHA-256 of 32 bytes")
         name = sha256.hex()
         return f"{self.objects}/{name[:2]}/{name}"
 
     def with_files(self, sha256s: Iterable[bytes]) -> list[bytes]:
-        """Return those of these objects that have a file, or anything else, at their path.
+        """Return the objects among these that have a file, or anything else, at their path.
 
-        Where all small objects are in packs, most folders are not there, and one look at a folder answers for all.
+        If all small objects are in packs, most folders do not exist, and one look at a folder answers for all in it.
         """
         folders: dict[bytes, bool] = {}
         found: list[bytes] = []
@@ -72,7 +72,7 @@ class Layout:
         return found
 
     def pack(self, name: bytes) -> str:
-        """Return a pack's path. Raises: ValueError where `name` is not 32 bytes."""
+        """Return a pack's path. Raises: ValueError if `name` is not 32 bytes."""
         if len(name) != _SHA256:
             raise ValueError("a pack's name is a SHA-256 of 32 bytes")
         return f"{self.packs}/{name[:1].hex()}/{name.hex()}"
@@ -82,7 +82,7 @@ class Layout:
         return f"{self.root}/freed/{name.hex()}.pack"
 
     def size(self, sha256: bytes) -> int | None:
-        """Return an object's size in bytes, None where there is none. Raises: StorageError."""
+        """Return the size of an object's file in bytes, None if it has none. Raises: StorageError."""
         path = self.object(sha256)
         try:
             status = os.lstat(path)
@@ -107,9 +107,9 @@ class Layout:
                         yield sha256, size
 
     def leftovers(self, *, among: bool = True) -> Iterator[Leftover]:
-        """Yield every file that is not an object, other instances' uploads too; `among` the objects or only elsewhere.
+        """Yield every file that is not an object, including other instances' uploads.
 
-        Raises: StorageError.
+        The folders that hold objects are searched only with `among`. Raises: StorageError.
         """
         for instance in names_in(self.temporary):
             for name in names_in(f"{self.temporary}/{instance}"):
@@ -129,7 +129,7 @@ class Layout:
                     yield self.leftover("stray", f"{kind}/{folder}/{name}", None)
 
     def leftover(self, kind: Literal["temporary", "stray", "quarantined"], path: str, instance: str | None) -> Leftover:
-        """Return what stands at a path below the root, as a leftover; of size 0 if it is gone. Raises: StorageError."""
+        """Return the file at a path below the root as a leftover, with size 0 if it is gone. Raises: StorageError."""
         try:
             size = os.lstat(f"{self.root}/{path}").st_size
         except FileNotFoundError:
@@ -140,7 +140,7 @@ class Layout:
 
 
 def names_in(folder: str, *, but: str | None = None) -> list[str]:
-    """Return the names in a folder, in order, without those of objects beginning with `but`; none if it is missing.
+    """Return the names in a folder, in order, except objects that begin with `but`; none if the folder is missing.
 
     Raises: StorageError.
     """
@@ -166,7 +166,7 @@ def _objects_in(folder: str, prefix: str) -> list[bytes]:
 
 
 def is_object(name: str, folder: str) -> bool:
-    """Whether a name is an object's, in the folder of this name."""
+    """Whether a name is that of an object in the folder of this name."""
     return name.startswith(folder) and _OBJECT(name) is not None
 
 

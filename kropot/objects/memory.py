@@ -1,4 +1,4 @@
-"""An object store in a dictionary: a working fake for tests and simulations, with the same promises but the durable."""
+"""An object store in a dictionary: a working fake for tests and simulations that promises all except durability."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class MemoryDisk:
-    """What several stores share and what outlives them: objects, temporary bytes, quarantine, claimed names."""
+    """State that several stores share and that outlives them: objects, temporary bytes, quarantine, claimed names."""
 
     def __init__(self, *, capacity: int | None = None) -> None:
-        """Begin empty; `capacity` in bytes bounds objects and temporary bytes together."""
+        """Start empty; `capacity` in bytes limits objects and temporary bytes together."""
         self.capacity = capacity
         self.objects: dict[bytes, bytes] = {}
         self.temporary: dict[tuple[str, int], bytes] = {}
@@ -45,7 +45,7 @@ class MemoryDisk:
 
 
 class MemoryPack(PackFile):
-    """A pack in memory, read as one in a file is."""
+    """A pack in memory, read in the same way as one in a file."""
 
     def __init__(self, name: bytes, data: bytes) -> None:
         """Read the footer."""
@@ -54,15 +54,15 @@ class MemoryPack(PackFile):
         self._learn(len(data), id(data))
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes of a range, fewer where the pack ends before it does."""
+        """Return the bytes of a range, fewer if the pack ends before it does."""
         return self._data[offset : offset + length] if offset >= 0 else b""
 
 
 class MemoryPacks(PackFolder):
-    """The packs on a disk in memory."""
+    """The packs on a memory disk."""
 
     def __init__(self, disk: MemoryDisk) -> None:
-        """Look at this disk."""
+        """Use this disk."""
         super().__init__(Layout(""))
         self._disk = disk
 
@@ -71,18 +71,18 @@ class MemoryPacks(PackFolder):
         return sorted(self._disk.packs)
 
     def open(self, name: bytes) -> PackFile | None:
-        """Return a pack, None where there is none of this name."""
+        """Return a pack, None if there is none of this name."""
         data = self._disk.packs.get(name)
         return None if data is None else MemoryPack(name, data)
 
     def settle(self, names: Sequence[bytes]) -> None:
-        """Do nothing: nothing is lost."""
+        """Do nothing, because nothing can be lost."""
 
 
 class MemoryObjects:
-    """Objects in memory; `disk` is passed in where a second store or a restart shall find them.
+    """Objects in memory; pass `disk` if a second store or a restart must find them.
 
-    With `pack`, batches with a pack's worth of small objects go into packs, as in a folder; `places` are a ledger's.
+    With `pack`, small objects go into packs if a batch has a pack's worth, as in a folder; `places` come from a ledger.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class MemoryObjects:
             self._held = True
 
     def stage(self, name: str | None = None) -> _MemoryUpload:  # noqa: ARG002 -- the protocol has it
-        """Begin an object; nothing is ever kept here."""
+        """Start an object; no upload is ever kept here."""
         self.lock()
         self._counter += 1
         return _MemoryUpload(self.disk, (self._instance, self._counter))
@@ -127,7 +127,7 @@ class MemoryObjects:
         return Staged(path="", sha256=sha256, size=len(data), pending=place)
 
     def has_kept(self, name: str) -> bool:  # noqa: ARG002 -- the protocol has it
-        """Say that nothing is kept."""
+        """Return false, because nothing is kept."""
         return False
 
     def take_up(self, name: str) -> TakenUp | None:  # noqa: ARG002 -- the protocol has it
@@ -189,11 +189,11 @@ class MemoryObjects:
         return name
 
     def freeing(self) -> MemoryFreeing:
-        """Return what frees objects of this disk."""
+        """Return the `MemoryFreeing` of this disk."""
         return MemoryFreeing(self.disk)
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Yield temporary bytes, then what is in quarantine."""
+        """Yield the temporary bytes, then the quarantine."""
         for (instance, number), data in sorted(self.disk.temporary.items()):
             yield Leftover(kind="temporary", path=f"tmp/{instance}/{number:08d}", size=len(data), instance=instance)
         for name, data in sorted(self.disk.quarantine.items()):
@@ -208,11 +208,11 @@ class MemoryObjects:
         return len(own)
 
     def free_bytes(self) -> int | None:
-        """Return what `capacity` leaves."""
+        """Return how much of `capacity` is left."""
         return None if self.disk.capacity is None else max(0, self.disk.capacity - self.disk.used)
 
     def close(self) -> None:
-        """Give the instance's name back."""
+        """Release the instance's name."""
         if self._held:
             self.disk.claimed.discard(self._instance)
             self._held = False
@@ -235,7 +235,7 @@ class _MemoryUpload:
     """An object on its way in."""
 
     def __init__(self, disk: MemoryDisk, place: tuple[str, int]) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._disk = disk
         self._place = place
         self._bytes = bytearray()

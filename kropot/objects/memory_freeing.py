@@ -1,4 +1,4 @@
-"""How objects in a dictionary are freed: a working fake, as the store itself."""
+"""Free objects in a dictionary: a working fake, like the store itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MemoryFreeing:
     """Frees objects of a memory disk. Nothing there has an age."""
 
     def __init__(self, disk: MemoryDisk) -> None:
-        """Take the disk."""
+        """Use this disk."""
         self._disk = disk
 
     def put_away(self, sha256s: Iterable[bytes]) -> list[FreedObject]:
@@ -39,15 +39,15 @@ class MemoryFreeing:
             self._disk.freed.pop(sha256, None)
 
     def put_away_before(self) -> Iterator[FreedObject]:
-        """Yield what is out of sight."""
+        """Yield the objects that are out of sight."""
         yield from [FreedObject(sha256, len(data)) for sha256, data in sorted(self._disk.freed.items())]
 
     def age_us(self, sha256: bytes, now_us: int) -> int | None:
-        """Say that everything is as old as time."""
+        """Return `now_us`, as if every object were from 1970."""
         return now_us if sha256 in self._disk.objects else None
 
     def quarantine_age_us(self, path: str, now_us: int) -> int | None:
-        """Say the same of what was set aside."""
+        """Do the same for quarantined objects."""
         return now_us if path in self._disk.quarantine else None
 
     def remove_quarantined(self, path: str) -> None:

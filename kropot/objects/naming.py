@@ -1,4 +1,4 @@
-"""How files of their own get their names: contents durable, then named `objects/ab/<sha256>`, then names durable."""
+"""Publish objects as files of their own: contents durable, then named `objects/ab/<sha256>`, then names durable."""
 
 # ruff: noqa: PTH120 -- paths are strings here
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class FileNaming:
-    """Publishes objects as files of their own; one thread at a time.
+    """Publishes objects as files of their own; only one thread at a time may use it.
 
-    `writer` gives what makes files durable, `stage` begins a temporary file, `forget` removes a staged one, and
-    `set_aside` puts a damaged object into quarantine.
+    `writer` returns the `Durability` that makes files durable, `stage` starts a temporary file, `forget` removes a
+    staged one, and `set_aside` puts a damaged object into quarantine.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class FileNaming:
         self._stage = stage
         self._forget = forget
         self._set_aside = set_aside
-        # Folders ab/ whose own name this process has made durable, and folders whose last sync failed: what is found
-        # there is renamed over and never believed, because only a new change makes the system write the folder again.
+        # Folders ab/ whose own names this process has made durable, and folders whose last sync failed. A file in one
+        # of the latter is never trusted but renamed over: only a new change makes the system write the folder again.
         self._named: set[str] = set()
         self._unsure: set[str] = set()
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Contents durable, then names, then the names durable."""
+        """Make the contents durable, name the files, then make the names durable."""
         written = [self._written(staged) for staged in batch]
         files = [one for one in written if isinstance(one, Staged)]
         verdicts = iter(self._writer().settle([pending_of(one) for one in files]))
@@ -71,7 +71,7 @@ class FileNaming:
         return self._settle_names(outcomes)
 
     def _written(self, staged: Staged) -> Staged | PublishError:
-        """Write an object that is all in memory to a file."""
+        """Write an object to a file if it is still all in memory."""
         if not isinstance(staged.pending, bytes):
             return staged
         upload = self._stage()
@@ -82,14 +82,14 @@ class FileNaming:
             return PublishError(sha256=staged.sha256, size=staged.size, error=error)
 
     def _name(self, staged: Staged) -> Published:
-        """Give a durable file its name, unless a sound object has it. Raises: StorageError."""
+        """Give a durable file its name, unless a sound object already has it. Raises: StorageError."""
         path, folder = self._layout.object(staged.sha256), self._layout.folder(staged.sha256)
         set_aside = None
         try:
             existed = os.path.lexists(path) and folder not in self._unsure
             if existed and not self._is_sound(path, staged):
                 existed = False
-                # It may have gone into a pack since, or be about to: that one is not damaged.
+                # If its file is gone, it has moved into a pack, or is about to; then it is not damaged.
                 if os.path.lexists(path):
                     set_aside = self._set_aside(staged.sha256)
             if existed:
@@ -101,7 +101,7 @@ class FileNaming:
         return Published(sha256=staged.sha256, size=staged.size, existed=existed, set_aside=set_aside)
 
     def _rename(self, source: str, path: str) -> None:
-        """Rename, and make the folder for it where there is none yet. Raises: OSError."""
+        """Rename a file; create its new folder if there is none yet. Raises: OSError."""
         try:
             self._files.rename(source, path)
         except FileNotFoundError:
@@ -112,9 +112,9 @@ class FileNaming:
             self._files.rename(source, path)
 
     def _is_sound(self, path: str, staged: Staged) -> bool:
-        """Read an object that another writer may just have renamed, compare it, and sync it if it is what it should be.
+        """Read an object that another writer might have just renamed, and sync it if it has the right SHA-256.
 
-        One that cannot be read or synced is not sound: the staged file, which is durable, then takes its place.
+        If it cannot be read or synced, it is not sound: the staged file, which is durable, then takes its place.
         """
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(CHUNK, staged.size + 1)))
@@ -133,7 +133,7 @@ class FileNaming:
         return True
 
     def _settle_names(self, outcomes: list[Published | PublishError]) -> list[Published | PublishError]:
-        """Sync every folder that was given a name, and `objects/` for folders that are new to this process."""
+        """Sync every folder in which a file was named, and `objects/` if any of them is new to this process."""
         writer = self._writer()
         folders = {self._layout.folder(o.sha256) for o in outcomes if isinstance(o, Published)}
         failed = writer.sync_folders(sorted(folders))
@@ -155,7 +155,7 @@ class FileNaming:
 
 
 def pending_of(staged: Staged) -> Pending:
-    """Return what stands between a staged file and its durability. Raises: TypeError for another store's object."""
+    """Return what is left to do until a staged file is durable. Raises: TypeError if another store staged it."""
     if not isinstance(staged.pending, Pending):
         raise TypeError("this object was staged by another store")
     return staged.pending

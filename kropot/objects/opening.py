@@ -44,7 +44,7 @@ GATHERER: Final = "+pack"
 
 
 class Partial(Struct, frozen=True, kw_only=True):
-    """A content of which the bytes so far lie in an instance's folder; they were marked at `marked_s` (since 1970)."""
+    """An unfinished content in an instance's folder; its bytes were marked at `marked_s` (seconds since 1970)."""
 
     instance: str
     mark: PartialMark
@@ -52,7 +52,7 @@ class Partial(Struct, frozen=True, kw_only=True):
 
 
 class ObjectRange(Struct, frozen=True, kw_only=True):
-    """Where an object lies in a pack: the pack's file, the object's first byte in it, and its length in bytes."""
+    """Where an object is in a pack: the pack's file, the object's first byte in it, and its length in bytes."""
 
     path: str
     offset: int
@@ -60,11 +60,11 @@ class ObjectRange(Struct, frozen=True, kw_only=True):
 
 
 class Storage(Protocol):
-    """One storage: its objects, the segments beside them, and what a user may be told about it."""
+    """One storage: its objects, the segments next to them, and descriptions of it for messages."""
 
     @property
     def place(self) -> str:
-        """Where it is, as the ledger's list of collectors names it: unique among machines."""
+        """Where it is, as the ledger's list of collectors names it; unique across machines."""
         ...
 
     @property
@@ -74,7 +74,7 @@ class Storage(Protocol):
 
     @property
     def objects_place(self) -> str:
-        """Where the objects lie, for a message."""
+        """Where the objects are, for a message."""
         ...
 
     @property
@@ -84,17 +84,17 @@ class Storage(Protocol):
 
     @property
     def absence(self) -> str:
-        """What to say where `has_objects` is false and it should not be: up to what must be made, with a colon."""
+        """The message for when `has_objects` is false but should not be; it ends with what to create, and a colon."""
         ...
 
     def room(self) -> Room:
-        """Return how much more it can take. Raises: StorageError."""
+        """Return how much more it can hold. Raises: StorageError."""
         ...
 
     def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
-        """Return the store of the objects; it is opened at its first use.
+        """Return the object store, which is opened at its first use.
 
-        `places` are a ledger's, where one is at hand: without them, objects in packs are looked for in every pack.
+        `places` come from a ledger, if there is one: without them, every pack is searched for an object in packs.
         `pack` says which objects go into packs.
         """
         ...
@@ -104,14 +104,14 @@ class Storage(Protocol):
         ...
 
     def rewriter(self) -> AbstractContextManager[PackRewriter]:
-        """Open what copies the live objects of packs into new ones, and removes packs.
+        """Open a rewriter, which copies the live objects of packs into new packs, and removes packs.
 
         Raises: LockedError while another process rewrites or gathers in this storage; StorageError.
         """
         ...
 
     def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
-        """Open what gathers loose small objects into packs, and records their places.
+        """Open a gatherer, which moves loose small objects into packs, and records their places.
 
         Raises: LockedError while another process gathers in this storage; StorageError.
         """
@@ -122,42 +122,42 @@ class Storage(Protocol):
         ...
 
     def partials(self) -> Iterator[Partial]:
-        """Yield the contents that are on their way, or wait for their rest, in any instance. Raises: StorageError."""
+        """Yield every instance's contents that are arriving or wait for the rest of them. Raises: StorageError."""
         ...
 
     def object_place(self, sha256: bytes) -> str:
-        """Return where an object lies, as a user can name it to another program."""
+        """Return where an object is, in a form that a user can give to another program."""
         ...
 
     def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
-        """Return where an object lies in a pack, None where it has a file of its own or is nowhere.
+        """Return where an object is in a pack, None if it has a file of its own or does not exist.
 
         Raises: StorageError.
         """
         ...
 
     def reading(self) -> Storage:
-        """Return the same storage for whoever only reads.
+        """Return the same storage for a caller that only reads.
 
-        Where the newest version of a file is gone or spoilt, an older one is read, if the store keeps any.
+        If the newest version of a file is gone or damaged, an older one is read, if the store keeps any.
         """
         ...
 
     def versioned(self) -> VersionedStorage | None:
-        """Return what there is beside the newest versions, None where none are kept. Raises: StorageError."""
+        """Return access to older versions, None if none are kept. Raises: StorageError."""
         ...
 
     def demand_removable(self) -> None:
-        """Return if this process may remove what is in the storage, older versions too. Raises: StorageError."""
+        """Raise StorageError unless this process may remove files from the storage, including older versions."""
         ...
 
     def encloses(self, path: Path) -> bool:
-        """Whether a local path lies in the storage, where nothing else belongs."""
+        """Whether a local path is inside the storage, where nothing else belongs."""
         ...
 
 
 def range_in_packs(packs: PackFolder, places: PackPlaces | None, sha256: bytes) -> ObjectRange | None:
-    """Return where an object lies in a pack, if possible where it is sound; None if no pack has it."""
+    """Return where an object is in a pack, preferably where it is sound; None if no pack has it."""
     found = PackedObjects(packs, places).candidates(sha256)
     best = min(found, key=lambda one: not one[0].is_sound(one[1]), default=None)
     if best is None:
@@ -170,7 +170,7 @@ class FolderStorage:
     """A storage in a local folder."""
 
     def __init__(self, root: Path, instance: str) -> None:
-        """Touch nothing yet; `instance` is under whose name this process works."""
+        """Touch nothing yet; `instance` is the name under which this process works."""
         self._root = root.absolute()
         self._instance = instance
         self._layout = Layout(str(self._root))
@@ -197,7 +197,7 @@ class FolderStorage:
 
     @property
     def absence(self) -> str:
-        """Ask for the disk."""
+        """Ask whether the disk is mounted."""
         return (
             f"there is no folder {self._layout.objects}, although the ledger names objects in it: is the disk mounted, "
             "and is --storage-path right? Nothing was recorded. If they are lost for good, create that folder:"
@@ -220,7 +220,7 @@ class FolderStorage:
 
     @contextmanager
     def rewriter(self) -> Iterator[PackRewriter]:
-        """Rewrite under the gatherer's name: neither may remove what the other relies on."""
+        """Rewrite under the gatherer's name, because neither may remove what the other relies on."""
         objects = DirectoryObjects(self._root, GATHERER)
         try:
             objects.clean_own_leftovers(lambda _: False)
@@ -230,7 +230,7 @@ class FolderStorage:
 
     @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
-        """Gather under a name of its own: collectors hold those of their instances."""
+        """Gather under a separate name, because collectors hold the locks of their instances."""
         objects = DirectoryObjects(self._root, GATHERER, pack=rule)
         try:
             objects.clean_own_leftovers(lambda _: False)
@@ -239,7 +239,7 @@ class FolderStorage:
             objects.close()
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
-        """Return the segments; temporary ones lie in the instance's own folder."""
+        """Return the segments; temporary ones are in the instance's own folder."""
         scratch = self._root / self._layout.instance(self._instance) if writing else None
         return SegmentFolder(self._root, scratch=scratch)
 
@@ -250,11 +250,11 @@ class FolderStorage:
                 yield Partial(instance=unquote(instance), mark=mark, marked_s=marked_s)
 
     def object_place(self, sha256: bytes) -> str:
-        """Return the object's file."""
+        """Return the path of the object's file."""
         return self._layout.object(sha256)
 
     def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
-        """Look for the object's file first, then through the packs, for a place where it is sound."""
+        """Look for the object's file first, then search the packs, preferably for a sound place."""
         if self._layout.size(sha256) is not None:
             return None
         return range_in_packs(self.packs(), places, sha256)
@@ -268,10 +268,10 @@ class FolderStorage:
         return None
 
     def demand_removable(self) -> None:
-        """Return: who may write into a folder may remove what is in it."""
+        """Do nothing, because anyone who may write to a folder may also remove what is in it."""
 
     def encloses(self, path: Path) -> bool:
-        """Whether the path is the folder or lies below it."""
+        """Whether the path is the folder or is below it."""
         storage, wanted = self._root.resolve(), path.resolve()
         return wanted == storage or storage in wanted.parents
 
@@ -279,7 +279,7 @@ class FolderStorage:
 def open_store(address: StorageAddress, instance: str, *, ca_file: Path | None = None) -> Storage:
     """Return the storage at this address, for a process that works under the name `instance`; nothing is touched yet.
 
-    Raises: UsageError where the environment does not say how to reach it.
+    Raises: UsageError if the environment does not say how to reach it.
     """
     if isinstance(address, Path):
         return FolderStorage(address, instance)
@@ -293,7 +293,7 @@ def open_store(address: StorageAddress, instance: str, *, ca_file: Path | None =
 def open_files(address: StorageAddress, instance: str = "+copy", *, ca_file: Path | None = None) -> RemoteFiles:
     """Return the files at this address, whatever kind of storage it is; nothing is touched yet.
 
-    Raises: UsageError where the environment does not say how to reach it.
+    Raises: UsageError if the environment does not say how to reach it.
     """
     if isinstance(address, Path):
         from kropot.objects.stores.local import LocalFiles

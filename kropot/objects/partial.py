@@ -1,8 +1,7 @@
-"""Contents that broke off: their bytes wait in the instance's own folder until the rest of the same content comes.
+"""Interrupted contents: their bytes wait in the instance's own folder until the rest of the same content arrives.
 
-Beside the bytes lies a mark: how many of them there are, their SHA-256, and a note of whoever wrote them. Nothing here
-is durable, and nothing needs to be: after a kill or a power cut the bytes either have the marked SHA-256 or are worth
-nothing.
+A mark next to the bytes holds their number, their SHA-256 and a note from their writer. Nothing here is durable, and
+nothing needs to be: after a kill or a power cut, the bytes either have the marked SHA-256 or are worthless.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _TAIL = 4096
 
 
 class PartialMark(Struct, frozen=True):
-    """What is known of a partial content: its bytes so far, their SHA-256, and a note of whoever wrote them."""
+    """What is known about a partial content: its size in bytes so far, their SHA-256, and a note from their writer."""
 
     note: bytes
     size: int
@@ -43,7 +42,7 @@ class PartialMark(Struct, frozen=True):
 
 
 class OpenPartial(Struct, frozen=True):
-    """A partial content that is what it should be: a descriptor at its end, its hash so far, and its last bytes."""
+    """A partial content that matches its mark: a descriptor at its end, its hash so far, and its last bytes."""
 
     fd: int
     mark: PartialMark
@@ -62,17 +61,17 @@ class PartialFolder:
         self._busy: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        """Whether bytes of this name wait here; asked for every content, so the folder is read only once."""
+        """Whether bytes of this name wait here. This is asked for every content, so the folder is read only once."""
         if self._kept is None:
             self._kept = {name for name, _, _ in marks_in(self._folder)}
         return name in self._kept
 
     def path(self, name: str) -> str:
-        """Return where the bytes lie."""
+        """Return the path of the bytes."""
         return f"{self._folder}/{_PREFIX}{name}"
 
     def claim(self, name: str) -> bool:
-        """Take a name for an upload; False while another upload has it. What lay there is removed. Raises: OSError."""
+        """Take a name for an upload and remove its old bytes; False while another upload has it. Raises: OSError."""
         if name in self._busy:
             return False
         self._busy.add(name)
@@ -84,7 +83,7 @@ class PartialFolder:
         self._busy.discard(name)
 
     def mark(self, name: str, mark: PartialMark) -> None:
-        """Say what the bytes of this name are by now. Raises: OSError."""
+        """Write the mark for the bytes of this name so far. Raises: OSError."""
         path = self.path(name)
         with suppress(FileNotFoundError):
             self._files.unlink(f"{path}{MARK}.new")
@@ -100,9 +99,9 @@ class PartialFolder:
             self._kept.add(name)
 
     def take_up(self, name: str) -> OpenPartial | None:
-        """Open the bytes of this name and read them through; None while another upload has the name.
+        """Open the bytes of this name and read them all; return None while another upload has the name.
 
-        None, too, where they are not what their mark says: then they are removed. Raises: OSError.
+        If they do not match their mark, remove them and return None too. Raises: OSError.
         """
         if name in self._busy:
             return None
@@ -114,21 +113,21 @@ class PartialFolder:
         return found
 
     def remove(self, name: str) -> None:
-        """Forget the bytes of this name. Raises: OSError."""
+        """Remove the bytes of this name and their mark. Raises: OSError."""
         for path in (f"{self.path(name)}{MARK}", self.path(name)):
             with suppress(FileNotFoundError):
                 self._files.unlink(path)
         self._forget(name)
 
     def finished(self, name: str, path: str) -> None:
-        """Move the bytes to another path: they are whole now. Raises: OSError."""
+        """Move the bytes, which are now complete, to another path. Raises: OSError."""
         with suppress(FileNotFoundError):
             self._files.unlink(f"{self.path(name)}{MARK}")
         self._files.rename(self.path(name), path)
         self._forget(name)
 
     def wanted(self, wants: Callable[[bytes], bool]) -> set[str]:
-        """Return the names of the files here whose notes somebody still wants."""
+        """Return the names of the files here whose notes are still wanted."""
         names: set[str] = set()
         for name, mark, _ in marks_in(self._folder):
             if wants(mark.note):
@@ -136,7 +135,7 @@ class PartialFolder:
         return names
 
     def _believed(self, name: str) -> OpenPartial | None:
-        """Return the bytes of this name if they are what their mark says. Raises: OSError."""
+        """Return the bytes of this name if they match their mark. Raises: OSError."""
         mark = read_mark(self.path(name))
         if mark is None:
             return None
@@ -150,7 +149,7 @@ class PartialFolder:
             while count := self._files.read_into(fd, buffer):
                 digest.update(buffer[:count])
                 tail = (tail + bytes(buffer[max(0, count - _TAIL) : count]))[-_TAIL:]
-            # A write error that nobody was told of yet is told here: the pages may look sound, and the disk not.
+            # This reports a write error that was not reported yet: the pages can look sound while the disk is not.
             self._files.sync_file(fd)
         except OSError:
             self._files.close(fd)
@@ -180,7 +179,7 @@ def marks_in(folder: str) -> Iterator[tuple[str, PartialMark, float]]:
 
 
 def read_mark(path: str) -> PartialMark | None:
-    """Return the mark beside the bytes at `path`, None where there is none that can be read."""
+    """Return the mark of the bytes at `path`, None if there is no readable one."""
     try:
         fd = os.open(f"{path}{MARK}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:

@@ -1,4 +1,4 @@
-"""The quarantine of a directory store: what was found damaged, as `quarantine/<sha256>.<number>`."""
+"""The quarantine of a directory store: damaged objects, as `quarantine/<sha256>.<number>`."""
 
 # ruff: noqa: PTH120 -- paths are strings here
 
@@ -29,13 +29,13 @@ class Quarantine:
         self._make_folder()
         target = next(path for path in self._paths(sha256) if not os.path.lexists(path))
         self._files.rename(source, target)
-        # The new name first: whatever is lost between the two, the bytes keep at least one.
+        # The new name first, so that the bytes keep at least one name if a crash comes between the two.
         for synced in (self._layout.quarantine, self._layout.root, os.path.dirname(source)):
             self._files.sync_folder(synced)
         return target
 
     def put(self, data: bytes, sha256: bytes) -> str:
-        """Write bytes that stay where they are, too; return their path here. Raises: OSError."""
+        """Write these bytes to a new file here; return its path. Raises: OSError."""
         self._make_folder()
         for target in self._paths(sha256):
             with contextlib.suppress(FileExistsError):

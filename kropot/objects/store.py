@@ -1,4 +1,4 @@
-"""What an object store promises, and the values that it hands out."""
+"""What an object store promises, and the values that it returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.places import Placement
 
 CHUNK = 1 << 20
-"""Bytes read or written at a time: memory for one object never exceeds this."""
+"""Bytes read or written at a time: an object never takes more memory than this."""
 
 
 class ObjectMissingError(IntegrityError):
@@ -28,9 +28,9 @@ class ObjectMissingError(IntegrityError):
 
 
 class Staged(Struct, frozen=True, kw_only=True):
-    """A completely written object that has no name yet and may not be durable: its SHA-256 (32 bytes) and size.
+    """A completely written object that has no name yet and might not be durable: its SHA-256 (32 bytes) and size.
 
-    `path` is where it waits ("" where the store has no paths); `pending` belongs to the store that staged it.
+    `path` is where it waits ("" if it has no file); `pending` belongs to the store that staged it.
     """
 
     path: str
@@ -43,8 +43,8 @@ class Published(NamedTuple):
     """The object is durable under its name, and so is the name: an event may name it now.
 
     `existed` says that a sound object of this name was there before. `set_aside` is where a damaged one of the same
-    name was moved, or None. `place` is where it lies in a pack, None for a file of its own; whoever records the object
-    MUST record the place with it.
+    name was moved, or None. `place` is where it is in a pack, None if it has a file of its own; a caller that records
+    the object MUST record the place with it.
     """
 
     sha256: bytes
@@ -65,8 +65,8 @@ class PublishError(Struct, frozen=True, kw_only=True):
 class Leftover(Struct, frozen=True, kw_only=True):
     """A file in the store that is not an object: `path` is relative to the store's root, `size` in bytes.
 
-    "temporary" is an upload of `instance` that never ended; "stray" has a name that no object has; "quarantined" is
-    what `set_aside` put away.
+    "temporary" is an upload of `instance` that never ended; "stray" has a name that no object has; "quarantined" is an
+    object that `set_aside` moved.
     """
 
     kind: Literal["temporary", "stray", "quarantined"]
@@ -88,27 +88,27 @@ class Upload(Protocol):
         ...
 
     def finish(self) -> Staged:
-        """End the object, hand it over for `publish`. Raises: StorageError, after which the upload is aborted."""
+        """End the object and hand it over for `publish`. Raises: StorageError, after which the upload is aborted."""
         ...
 
     def abort(self) -> None:
-        """Forget what was written; does nothing after `finish` or a second time."""
+        """Forget the written bytes; do nothing after `finish` or a second time."""
         ...
 
     def keep(self, note: bytes) -> None:
-        """Let what is written from now on outlive its writer, where the upload has a name and the store can do it.
+        """From now on, let the written bytes outlive their writer, if the upload has a name and the store can do it.
 
-        `note` is given back by `ObjectStore.take_up`.
+        `ObjectStore.take_up` returns `note`.
         """
         ...
 
     def suspend(self) -> None:
-        """End the upload as `abort` does, but leave what `keep` kept."""
+        """End the upload as `abort` does, but leave the bytes that `keep` kept."""
         ...
 
 
 class TakenUp(Struct, frozen=True, kw_only=True):
-    """An upload that goes on, the note of whoever kept it, and the last bytes of it (4096 of them, or all)."""
+    """An upload that continues, the note that it was kept with, and its last bytes (4096 of them, or all)."""
 
     upload: Upload
     note: bytes
@@ -126,40 +126,40 @@ class ObjectStore(Protocol):
         ...
 
     def stage(self, name: str | None = None) -> Upload:
-        """Begin an object; claims the instance's name where that was not done. Raises: LockedError, StorageError.
+        """Start an object; take the instance's name if that was not done yet. Raises: LockedError, StorageError.
 
-        What an upload with a `name` (letters and digits) keeps can be taken up under it; only one upload at a time has
-        it, and a second one is as if it had none.
+        The bytes that an upload with a `name` (letters and digits) keeps can be taken up under that name. Only one
+        upload at a time has it; a second one is treated as if it had none.
         """
         ...
 
     def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
-        """Hand over an object that is all there, for `publish`; nothing is written before that.
+        """Hand over a complete object for `publish`; nothing is written before that.
 
         The caller has computed `sha256` over `data` itself. Raises: LockedError, StorageError.
         """
         ...
 
     def has_kept(self, name: str) -> bool:
-        """Whether an earlier upload of this name, in whatever process of this instance, kept something. Cheap."""
+        """Whether an earlier upload of this name, in any process of this instance, kept something. Cheap."""
         ...
 
     def take_up(self, name: str) -> TakenUp | None:
-        """Go on with what an upload kept; None if there is nothing that can be believed.
+        """Continue an upload with the bytes that it kept; return None if there are none that can be trusted.
 
-        All that is there is read and compared with its SHA-256, which takes a while. Raises: StorageError.
+        All of them are read and compared with their SHA-256, which takes a while. Raises: StorageError.
         """
         ...
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Make every object of the batch durable, then name it, then make the names durable; answers in order.
+        """Make every object of the batch durable, then name it, then make the names durable; return results in order.
 
-        Whatever is not `Published` is gone and MUST be fetched again.
+        An object that is not `Published` is gone and MUST be fetched again.
         """
         ...
 
     def discard(self, batch: Sequence[Staged]) -> None:
-        """Forget staged objects that shall not be published."""
+        """Forget staged objects that will not be published."""
         ...
 
     def open(self, sha256: bytes) -> BinaryIO:
@@ -167,11 +167,11 @@ class ObjectStore(Protocol):
         ...
 
     def size(self, sha256: bytes) -> int | None:
-        """Return the object's size in bytes, or None where there is none. Raises: StorageError."""
+        """Return the object's size in bytes, None if it is not there. Raises: StorageError."""
         ...
 
     def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
-        """Return whether the object is there, with this size. `place` is where `publish` just put it in a pack, if so.
+        """Return whether the object is there, with this size. `place` is where `publish` just put it, if in a pack.
 
         Raises: StorageError.
         """
@@ -193,18 +193,18 @@ class ObjectStore(Protocol):
         ...
 
     def clean_own_leftovers(self, wants: Callable[[bytes], bool]) -> int:
-        """Remove what an earlier process of this instance name left half done; return how many files that were.
+        """Remove the files that an earlier process of this instance name left unfinished; return how many there were.
 
-        What uploads kept stays where `wants` says so of their notes.
+        Bytes that an upload kept stay if `wants` returns true for its note.
 
         MUST be called before the first `stage`. Raises: LockedError, StorageError.
         """
         ...
 
     def free_bytes(self) -> int | None:
-        """Return how much room is left, None where that is not known. Raises: StorageError."""
+        """Return how many bytes of room are left, None if that is not known. Raises: StorageError."""
         ...
 
     def close(self) -> None:
-        """Give the instance's name back; staged objects that were not published are left over."""
+        """Release the instance's name; staged objects that were not published become leftovers."""
         ...

@@ -1,4 +1,4 @@
-"""An object on its way into a temporary file: hashed as it is written, small ones kept in memory until their end."""
+"""An object being written to a temporary file: hashed as it is written; small ones stay in memory until their end."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from kropot.objects.partial import OpenPartial, PartialFolder
 
 HELD_BACK = 1 << 20
-"""How many bytes to keep in memory before making a file, and how many to hash at a time."""
+"""How many bytes to keep in memory before creating a file, and how many to hash at a time."""
 
 WRITTEN_AT_ONCE = 256 << 10
-"""Bytes per write: fewer cost more calls, and more make some systems search for larger pieces of memory than they have.
+"""Bytes per write: fewer cost more calls, and more make some systems search for larger blocks of memory than they have.
 
-A virtual machine may first have to ask its host for those, which costs far more than the calls that are saved.
+A virtual machine might first have to ask its host for such blocks, which costs far more than the calls saved.
 """
 
 START_WRITING = 8 << 20
 """After this many bytes the disk starts writing, so that the final sync has less to wait for."""
 
 MARK_EVERY_S = 1.0
-"""For an upload that is kept, a kill loses what came within this time, in seconds."""
+"""Seconds between the marks of an upload that is kept: a kill loses what arrived since the last one."""
 
 
 class FileUpload:
-    """An object on its way into a temporary file; small ones stay in memory until their end."""
+    """An object being written to a temporary file; small ones stay in memory until their end."""
 
     __slots__ = (
         "_fd",
@@ -65,7 +65,7 @@ class FileUpload:
         partials: PartialFolder | None = None,
         name: str = "",
     ) -> None:
-        """Begin; no file is made yet. With `partials` the upload has claimed its `name` there."""
+        """Start; no file is created yet. With `partials`, the upload has already claimed its `name` there."""
         self._final = path
         self._path = path if partials is None else partials.path(name)
         self._partials = partials
@@ -85,17 +85,17 @@ class FileUpload:
         self.size = 0
 
     def take_up(self, found: OpenPartial) -> None:
-        """Begin with the bytes that an earlier upload kept. Raises: OSError."""
+        """Start with the bytes that an earlier upload kept. Raises: OSError."""
         self._generation = self._writer.begin()
         self._fd, self._hash, self._note = found.fd, found.hash, found.mark.note
         self.size = self._written = self._started = found.mark.size
 
     def keep(self, note: bytes) -> None:
-        """Mark what is written, about once a second."""
+        """Mark the written bytes with `note`, about once a second."""
         self._note = note if self._partials is not None else None
 
     def suspend(self) -> None:
-        """Write what is held back and mark it; what never became a file is not worth keeping."""
+        """Write the bytes held back and mark the file; an upload that never became a file is not worth keeping."""
         if self._state == "open" and self._fd is not None and self._note is not None:
             with contextlib.suppress(StorageError):
                 self._flush()
@@ -104,7 +104,7 @@ class FileUpload:
             return
         self._state = "ended"
         fd, self._fd = self._fd, None
-        # What cannot be marked is worth less than it could be, and swept as a leftover.
+        # Without this mark, fewer bytes can be taken up, or none: then the file is removed as a leftover.
         with contextlib.suppress(OSError):
             self._mark(self._partials, self._note)
         with contextlib.suppress(OSError):
@@ -112,7 +112,7 @@ class FileUpload:
         self._partials.release(self._name)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Hold few bytes back, hash and write many."""
+        """Hold a few bytes back; hash and write many."""
         self.size += len(data)
         if not self._held and len(data) >= self._held_back:
             self._put(data)
@@ -122,9 +122,9 @@ class FileUpload:
             self._flush()
 
     def finish(self) -> Staged:
-        """Write what is held back, and hand the descriptor over."""
+        """Write the bytes held back, and hand over the descriptor."""
         if self._fd is None and self._partials is not None:
-            # So small that it is written in one go: nothing of it can be kept.
+            # It is so small that it is written in one go, so there is nothing to keep.
             self._partials.release(self._name)
             self._partials, self._path = None, self._final
         self._flush()
@@ -189,11 +189,11 @@ class FileUpload:
             raise storage_error(error, f"writing {self._path}") from error
 
     def _mark(self, partials: PartialFolder, note: bytes) -> None:
-        """Say what is written so far. Raises: OSError."""
+        """Mark the bytes written so far. Raises: OSError."""
         partials.mark(self._name, PartialMark(note, self._written, self._hash.digest()))
 
     def _remove(self) -> None:
-        # What cannot be removed now is removed as a leftover at the next start.
+        # If this fails, the file is removed as a leftover at the next start.
         with contextlib.suppress(OSError):
             if self._partials is not None:
                 self._partials.remove(self._name)

@@ -1,1 +1,1 @@
-"""The page that people look at: one application, which a keeper serves without names, and an owner with them."""
+"""The page for people: one application, which a keeper serves without names, and an owner's machine with them."""

@@ -1,4 +1,4 @@
-"""The page's answers: HTML under a policy that lets nothing foreign run, and the page's own three files."""
+"""The page's answers: HTML under a policy that allows no foreign code, and the page's own three static files."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ FRAME: Final[dict[str, Any]] = {
     "at": None,
     "now": None,
 }
-"""What templates have around their content, unless they say otherwise."""
+"""The defaults for the values of the frame around a template's content."""
 
 
 def page_of(name: str, status: int = 200, *, headers: dict[str, str] | None = None, **values: Any) -> Response:
-    """Return a filled-in template as an answer."""
+    """Render a template, and return it as a response."""
     text = render(name, **(FRAME | values))
     return Response(text, status, COMMON | {"content-security-policy": POLICY} | (headers or {}), "text/html")
 

@@ -1,4 +1,4 @@
-"""The page as an ASGI application below `/page`: routes, its cookie, and the headers that let nothing foreign run."""
+"""The page as an ASGI application below `/page`: its routes, its cookie, and the headers that block foreign code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _UNKNOWN, _BAD_HOST = 401, 421
 
 
 class Owner(Protocol):
-    """What only an owner's machine can show (`kropot/browse/screens.py`)."""
+    """The screens that only an owner's machine can show (`kropot/browse/screens.py`)."""
 
     def files(self, window: Window, query: PageQuery, position: int) -> dict[str, Any]: ...  # noqa: D102
     def compared(self, query: PageQuery, positions: tuple[int, int]) -> dict[str, Any]: ...  # noqa: D102
@@ -56,7 +56,7 @@ class Owner(Protocol):
 
 
 class PageApp:
-    """The application. Without a session, only its own style sheet, script and icon, and the way in are answered."""
+    """The application. Without a session, it serves only its style sheet, script and icon, and the sign-in page."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class PageApp:
         hosts: frozenset[str] | None = None,
         clock_us: Callable[[], int] = utc_now_us,
     ) -> None:
-        """Let people in by `door`, and work in `pool`.
+        """Admit people by `door`, and work in `pool`.
 
-        `place` names the replica. `claimed` says that the window is a keeper's word. Only requests for these `hosts`
-        are answered, None for all.
+        `place` names the replica. `claimed` says that the window shows a keeper's claims. Only requests for these
+        `hosts` are answered, None for all.
         """
         self._door, self._pool, self._owner = door, pool, owner
         self._place, self._claimed, self._hosts, self._clock_us = place, claimed, hosts, clock_us
@@ -105,7 +105,7 @@ class PageApp:
         await self._inside(scope, receive, send)
 
     async def _before(self, request: Request) -> Response | None:  # noqa: PLR0911 -- each is one reason to refuse
-        """Return the answer to whoever is not let in, or comes in just now; None for others."""
+        """Return the answer if the request needs no screen: refusals, static files, sign-in and sign-out. Else None."""
         host = request.headers.get("host", "")
         if self._hosts is not None and host not in self._hosts:
             return page_of("error.html", _BAD_HOST, **self._frame(), message=T["error"]["bad_host"])
@@ -152,7 +152,7 @@ class PageApp:
         return answer
 
     def _cookie(self, host: str) -> str:
-        """Return the name of the cookie. Cookies know no ports, so it has the port."""
+        """Return the name of the cookie. It contains the port, because browsers share cookies between ports."""
         port = host.rpartition(":")[2] if ":" in host else ""
         return f"kropot-{port}" if port.isdecimal() else "kropot"
 
@@ -176,7 +176,7 @@ class PageApp:
         return respond
 
     def _told(self, work: Callable[[Window, PageQuery], Response], window: Window, query: PageQuery) -> Response:
-        """Return an answer, or the page that says why there is none."""
+        """Return an answer, or the error page that says why there is none."""
         try:
             return work(window, query)
         except (KropotError, LedgerError) as error:
@@ -232,12 +232,12 @@ class PageApp:
         return self._shown("proof", query, mine=mine, **values)
 
     def _go(self, window: Window, query: PageQuery) -> Response:
-        """Go to the moment that a person wrote."""
+        """Redirect to the moment that a person typed in."""
         position, _ = self._moment(window, None, query.text("when") or None)
         return RedirectResponse(link("time", at=position), 303, COMMON)
 
     def _moment(self, window: Window, position: int | None, wish: str | None = None) -> tuple[int, str]:
-        """Return a position, the newest without one, and its time as text. Raises: KropotError."""
+        """Return a position, by default that of `wish` or the newest, and its time as text. Raises: KropotError."""
         until = wish if position is None else f"@{position}"
         answer = window.get("moment", until=until)
         with reading("a moment"):
@@ -257,7 +257,7 @@ class PageApp:
             raise NoSuchPageError(T["error"]["no_such"])
         position, _ = self._moment(window, query.position())
         file, pieces = getattr(self._owner, name)(query, position)
-        first = next(pieces, b"")  # what cannot be opened at all is told by a page, not by a broken download
+        first = next(pieces, b"")  # so that a file that cannot be opened gets an error page, not a broken download
         return StreamedFile(file, first, pieces, self._pool)
 
     def _nothing(self, scope: Scope, receive: Receive, send: Send) -> Any:
@@ -276,7 +276,7 @@ class PageApp:
 
 
 def _is_own(request: Request, host: str) -> bool:
-    """Whether a request comes from this page, or from nowhere: an address that was typed, or another program."""
+    """Whether a request comes from this page, from a visit by link or typed address, or from another program."""
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
         return False
@@ -295,7 +295,7 @@ def _see(screen: str) -> Response:
 
 
 def _where(error: BaseException) -> str:
-    """Return the file and line that an unexpected failure came from: never its text, which may hold names."""
+    """Return the file and line where an unexpected error was raised, but not its text, which can contain names."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

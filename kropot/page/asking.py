@@ -1,4 +1,4 @@
-"""What a request to the page asks for: its parameters, read strictly, and links that carry them on. Pure."""
+"""The parameters of a request to the page, read strictly, and links that pass them on. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PageQuery(Struct, frozen=True):
     given: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, name: str) -> str:
-        """Return a parameter as it is, empty if it is missing. Raises: UsageError if it is too long."""
+        """Return a parameter as is, empty if it is missing. Raises: UsageError if it is too long."""
         value = self.given.get(name, "")
         if len(value) > _LONGEST:
             raise UsageError(f"{name} is too long")
@@ -55,14 +55,14 @@ class PageQuery(Struct, frozen=True):
         return value or None
 
     def cursor(self) -> str | None:
-        """Return where a page of elements goes on, None for the first. Raises: UsageError."""
+        """Return where a page of elements continues, None for the first page. Raises: UsageError."""
         value = self.text("after")
         if value and not _CURSOR.fullmatch(value):
             raise UsageError("this page of elements does not exist")
         return value or None
 
     def path(self, name: str) -> bytes:
-        """Return the path that a link carries, as `written` wrote it; empty if it is missing."""
+        """Return the path in a link, which `written` encoded; empty if it is missing."""
         return as_written(self.text(name))
 
     def flag(self, name: str) -> bool:
@@ -80,7 +80,7 @@ class PageQuery(Struct, frozen=True):
 
 
 def link(screen: str, **values: object) -> str:
-    """Return the address of a screen. Values that are None, empty or False are left out; paths are written."""
+    """Return the address of a screen. Values that are None, empty or False are left out. `written` encodes paths."""
     query = {}
     for name, value in values.items():
         if value is None or value is False or value in {"", b""}:

@@ -1,4 +1,4 @@
-"""Who may look at the page: a one-time code or a token is exchanged for a cookie, which only this page gets back."""
+"""Access to the page: exchange a one-time code or a token for a cookie, which the browser sends only to this page."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _MOST_SESSIONS: Final = 64
 
 
 class Door(Protocol):
-    """Lets people in. `takes_token` says whether a token can be typed in, `is_secure` whether the page has TLS."""
+    """Admits people. `takes_token` says whether a token can be typed in, `is_secure` whether the page has TLS."""
 
     takes_token: bool
     is_secure: bool
 
     def enter(self, code: str) -> str | None:
-        """Return the cookie for a one-time code, None if it is not good."""
+        """Return the cookie for a one-time code, None if the code is not valid."""
         ...
 
     def sign_in(self, token: str) -> str | None:
-        """Return the cookie for a token, None if it is not good."""
+        """Return the cookie for a token, None if the token is not valid."""
         ...
 
     def window(self, cookie: str | None, bearer: str | None) -> Window | None:
-        """Return what whoever has this cookie or token may look at, None for nobody."""
+        """Return the window for the holder of this cookie or token, None if neither is valid."""
         ...
 
 
 class OneTimeCodes:
-    """Codes that are good once, and the sessions that they become. All are kept as hashes, in memory alone."""
+    """Codes that work once, and the sessions that they become. All are kept as hashes, and only in memory."""
 
     def __init__(self, *, code_s: float = CODE_S, clock_s: Callable[[], float] = time.monotonic) -> None:
-        """Make codes that are good for so long."""
+        """Make codes that are valid for `code_s` seconds."""
         self._code_s = code_s
         self._clock_s = clock_s
         self._codes: dict[bytes, float] = {}
@@ -55,7 +55,7 @@ class OneTimeCodes:
         return made
 
     def enter(self, code: str) -> str | None:
-        """Return a new session for a code, which is used up; None if it is not good."""
+        """Use up a code and return a new session, None if the code is not valid."""
         until = self._codes.pop(_hash(code), None)
         if until is None or until < self._clock_s():
             return None
@@ -75,27 +75,27 @@ class OneTimeCodes:
 
 
 class OwnDoor:
-    """The door of `kropotcli browse`: one window, for whoever has the address that was printed."""
+    """The door of `kropotcli browse`: one window, for anyone who has the printed address."""
 
     takes_token = False
     is_secure = False
 
     def __init__(self, window: Window, codes: OneTimeCodes) -> None:
-        """Open this window."""
+        """Admit visitors to this window."""
         self._window = window
         self._codes = codes
 
     def enter(self, code: str) -> str | None:
-        """Return the cookie for the code that was printed."""
+        """Return the cookie for the printed code."""
         return self._codes.enter(code)
 
     def sign_in(self, token: str) -> str | None:
-        """Take no token: there is none."""
+        """Return None, because this page has no tokens."""
         del token
         return None
 
     def window(self, cookie: str | None, bearer: str | None) -> Window | None:
-        """Return the window to whoever has a session."""
+        """Return the window if the cookie is a valid session."""
         del bearer
         return self._window if self._codes.knows(cookie) else None
 

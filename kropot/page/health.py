@@ -1,4 +1,4 @@
-"""The screen Health: one sentence, what to do, and each source. Made of the API's answers; pure but for the asking."""
+"""The screen Health: one sentence, what to do, and each source. Pure, except that it queries the API."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ GRAVE: Final = frozenset(
         "vanishing_held",
     }
 )
-"""The alarms that mean that copies are at risk. Others need a look."""
+"""The alarms that mean that copies are at risk. The others only need attention."""
 
 FAR_DAYS: Final = 20 * 365
 _MOST_SOURCES: Final = 200
 
 
 def health_screen(window: Window, now_us: int) -> dict[str, Any]:
-    """Return what the template shows. Raises: KropotError."""
+    """Return the values for the template. Raises: KropotError."""
     status = window.get("status")
     checkpoints = window.get("checkpoints")
     fills = window.get("space")["fills"]
@@ -97,7 +97,7 @@ def _source(row: dict[str, Any], now_us: int, stale: set[str]) -> dict[str, Any]
     listed = us_of(row["listed"])
     drill = row["drill"]
     is_past = row["past"] is not None
-    apart_s = whole_or_none(row.get("round_s"))  # a keeper of an earlier version does not say
+    apart_s = whole_or_none(row.get("round_s"))  # a keeper of an earlier version does not send it
     next_us = None if listed is None or is_past or apart_s is None else listed + apart_s * SECOND_US
     return {
         "id": source,

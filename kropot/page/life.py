@@ -1,4 +1,4 @@
-"""The screen Time: bars for what the rounds found, and the moments that strike the eye. Pure but for the asking."""
+"""The screen Time: bars for what the rounds found, and the striking moments. Pure, except that it queries the API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FEW_FIRST: Final = 30
 
 
 class DrawnBar(Struct, frozen=True, kw_only=True):
-    """One bar: where it stands, how high its parts are (pixels), and what it says. `zoom` are its two ends."""
+    """One bar: its place, the heights of its parts (pixels), and its label. `zoom` is its start and end (ms)."""
 
     x: float
     width: float
@@ -42,7 +42,7 @@ class DrawnBar(Struct, frozen=True, kw_only=True):
 def life_screen(
     window: Window, *, source: str | None, from_ms: int | None, to_ms: int | None, at: int | None
 ) -> dict[str, Any]:
-    """Return what the template shows. Raises: KropotError."""
+    """Return the values for the template. Raises: KropotError."""
     known = window.get("sources")
     life = window.get("timeline", source=source, from_ms=from_ms, to_ms=to_ms, bars=BARS)
     with reading("its past"):
@@ -67,7 +67,7 @@ def life_screen(
 
 
 def drawn(bars: list[dict[str, int]], at: int | None) -> list[DrawnBar]:
-    """Return the bars to draw. Heights grow with the square root, so that few changes are seen beside many. Pure."""
+    """Return the bars to draw. Heights grow with the square root, so that small bars stay visible. Pure."""
     up = max((each["new"] + each["changed"] for each in bars), default=0)
     down = max((each["gone"] for each in bars), default=0)
     stored = max((each["bytes"] for each in bars), default=0)
@@ -147,7 +147,7 @@ def _wider(bars: list[dict[str, int]], began: int, ended: int) -> tuple[int, int
 
 
 def _zoom(bar: dict[str, int]) -> tuple[int, int]:
-    """Return the ends of a bar in milliseconds, as links carry them."""
+    """Return the start and end of a bar in milliseconds, as used in links."""
     return bar["start_us"] // 1000, -(-bar["end_us"] // 1000)
 
 

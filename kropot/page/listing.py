@@ -1,4 +1,4 @@
-"""The screen Files at the keeper: ids, states and sealed sizes, for whoever may see elements. It knows no name."""
+"""The screen Files at the keeper: ids, states and sealed sizes, for visitors who may see elements. It has no names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COPIES: Final = frozenset({"CopyStored", "RemoteCopied"})
 
 
 def listing_screen(window: Window, query: PageQuery, position: int) -> dict[str, Any]:
-    """Return what the template shows. Raises: KropotError."""
+    """Return the values for the template. Raises: KropotError."""
     after, chosen = query.cursor(), query.text("sel")
     answer = window.get("elements", until=f"@{position}", after=after, limit=ROWS)
     with reading("its elements"):
@@ -39,7 +39,7 @@ def listing_screen(window: Window, query: PageQuery, position: int) -> dict[str,
 
 
 def versions(window: Window, cursor: str) -> list[dict[str, Any]]:
-    """Return the events about one element, the newest first, as somebody says. Raises: KropotError."""
+    """Return the events about one element, the newest first, as the window claims them. Raises: KropotError."""
     source, _, rest = cursor.partition("/")
     kind, _, id_ = rest.partition("/")
     found, after = [], None

@@ -1,4 +1,4 @@
-"""The screen Proof: which contents were read when, and which checkpoints there are. Pure but for the asking."""
+"""The screen Proof: which contents were read and when, and the checkpoints. Pure, except that it queries the API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPACE: Final = 1 << 256
 
 
 def proof_screen(window: Window, now_us: int) -> dict[str, Any]:
-    """Return what the template shows. Raises: KropotError."""
+    """Return the values for the template. Raises: KropotError."""
     coverage = window.get("coverage")
     tree = window.get("tree")
     signed = window.get("checkpoints")
@@ -58,7 +58,7 @@ def proof_screen(window: Window, now_us: int) -> dict[str, Any]:
 
 
 def strip(ranges: list[dict[str, Any]], now_us: int) -> list[dict[str, Any]]:
-    """Return the parts of the strip to draw, the oldest first: newer ones lie above. Pure. Raises: ValueError."""
+    """Return the parts of the strip, the oldest first, so that newer ones cover them. Pure. Raises: ValueError."""
     found = []
     for each in ranges[-_MOST_RANGES:]:
         start, end = int(each["start"], 16) / _SPACE, (int(each["end"], 16) + 1) / _SPACE

@@ -1,4 +1,4 @@
-"""Renders the page's templates. Everything that is filled in is escaped, and a missing value is an error."""
+"""Render the page's templates. All values are escaped, and a missing value is an error."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _COMMAND: Final = re.compile(r"`([^`]{1,500})`")
 
 
 def render(name: str, **values: Any) -> str:
-    """Return a filled-in template."""
+    """Return a template with these values filled in."""
     return _environment().get_template(name).render(**values)
 
 
 @cache
 def static(name: str) -> bytes:
-    """Return one of the page's own files. Raises: FileNotFoundError."""
+    """Return one of the page's static files. Raises: FileNotFoundError."""
     return files("kropot.page").joinpath("static", name).read_bytes()
 
 
 def parts_of(text: str) -> list[tuple[bool, str]]:
-    """Return a sentence in parts, each with whether it is a command in backquotes. Pure."""
+    """Split a sentence into parts. Each has a flag that says whether it is a command in backquotes. Pure."""
     return [(bool(at % 2), part) for at, part in enumerate(_COMMAND.split(text)) if part]
 
 
@@ -46,7 +46,7 @@ def _environment() -> Environment:
     made = Environment(
         autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(_source), trim_blocks=True, lstrip_blocks=True
     )
-    # Names, so that a text called "copy" is never a method of a dictionary.
+    # Namespaces, because in a dictionary, the text "copy" would be the method `dict.copy`.
     made.globals.update(t=SimpleNamespace(**{name: SimpleNamespace(**texts) for name, texts in T.items()}))
     made.filters.update(
         amount=amount, shown=when.shown, day=when.day, ago=when.ago, number="{:,}".format, parts=parts_of

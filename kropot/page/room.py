@@ -1,4 +1,4 @@
-"""The screen Space: what fills the storage, how it grows, and what a policy would free. Pure but for the asking."""
+"""The screen Space: what fills the storage, its growth, and what a policy would free. Pure, but queries the API."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BARS: Final = 60
 
 
 def room_screen(window: Window, asked: Mapping[str, int]) -> dict[str, Any]:
-    """Return what the template shows. `asked` are the rules to try. Raises: KropotError."""
+    """Return the values for the template. `asked` are the rules to try. Raises: KropotError."""
     space = window.get("space")
     known = window.get("sources")
     life = window.get("timeline", bars=_BARS)
@@ -56,7 +56,7 @@ def room_screen(window: Window, asked: Mapping[str, int]) -> dict[str, Any]:
 
 
 def curve(sizes: list[int]) -> str:
-    """Return the path of an area that shows the sum of these sizes growing; empty if nothing was stored. Pure."""
+    """Return the SVG path of an area that shows the running sum of these sizes, empty if nothing was stored. Pure."""
     total = sum(sizes)
     if not total:
         return ""
@@ -68,7 +68,7 @@ def curve(sizes: list[int]) -> str:
 
 
 def _parts(fills: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """Return (kind, name, bytes) of each part of the storage that is known."""
+    """Return (kind, name, bytes) for each part of the storage whose size is known."""
     t = T["space"]
     other = [fills[name] for name in ("orphans", "quarantine", "unused_in_packs")]
     known = [whole(each["bytes"]) for each in other if each is not None]
@@ -84,7 +84,7 @@ def _parts(fills: dict[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def _segments(parts: list[tuple[str, str, int]]) -> list[tuple[str, float, float]]:
-    """Return (kind, x, width) of each part in a bar, in hundredths."""
+    """Return (kind, x, width) for each part of a bar, in hundredths of the bar."""
     total, at, found = sum(size for *_, size in parts), 0.0, []
     for kind, _, size in parts:
         width = 100 * size / total if total else 0.0

@@ -1,4 +1,4 @@
-"""Files on their way to a browser, as attachments that run nowhere."""
+"""Stream files to a browser, as attachments that it does not run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class StreamedFile(Response):
-    """A file on its way. If its end is not sound, the connection is cut, so that no browser calls it complete."""
+    """A streamed file. On an error, the connection is cut, so that no browser takes the file for complete."""
 
     def __init__(self, name: str, first: bytes, rest: Iterator[bytes], pool: Executor) -> None:
-        """Send a file under this name, as an attachment that runs nowhere."""
+        """Send a file under this name, as an attachment that a browser does not run."""
         super().__init__(headers=COMMON)
         plain = "".join(each if each.isascii() and (each.isalnum() or each in "-_. ()") else "_" for each in name)
         kind = mimetypes.guess_type(name)[0] or ""
-        # Whatever a browser could run or draw is bytes to it.
+        # A browser gets every type that it could run or draw as plain bytes.
         media = kind if kind in {"text/plain", "application/zip"} else "application/octet-stream"
         del self.headers["content-length"]
         self.headers["content-type"] = media
@@ -41,7 +41,7 @@ class StreamedFile(Response):
         self._first, self._rest, self._pool_ = first, rest, pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, until it ends or nobody wants more."""
+        """Send the file, until it ends or the client hangs up."""
         try:
             async with noticing_hang_up(receive) as gone:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

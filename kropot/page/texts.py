@@ -1,4 +1,4 @@
-"""Every text of the page, in one place. Braces are filled in with numbers and names."""
+"""All texts of the page. Braces are placeholders for numbers and names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times and sizes as the page shows them: short, in UTC, and how long ago. Pure."""
+"""Times as the page shows them: short, in UTC, or as how long ago. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def us_of(text: str | None) -> int | None:
 
 
 def shown(us: int | None) -> str:
-    """Return a time as `29 Nov 2026, 18:20 UTC`, a dash for None or what no calendar has."""
+    """Return a time as `29 Nov 2026, 18:20 UTC`, or `never` for None or a time out of the calendar's range."""
     if us is None:
         return WHEN["never"]
     try:
@@ -41,12 +41,12 @@ def shown(us: int | None) -> str:
 
 
 def day(us: int) -> str:
-    """Return a time's date as `29 Nov 2026`."""
+    """Return the date of a time as `29 Nov 2026`."""
     return shown(us).split(",")[0]
 
 
 def ago(us: int | None, now_us: int) -> str:
-    """Return how long ago a time is, in one unit: `3 hours ago`, `in 5 minutes`, `just now`."""
+    """Return how long ago a time is, in one unit: `3 hours ago`, `in 5 minutes`, `just now`; `never` for None."""
     if us is None:
         return WHEN["never"]
     seconds = abs(now_us - us) // SECOND_US

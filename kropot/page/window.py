@@ -1,7 +1,7 @@
-"""What the page stands on: a window into one replica, and, where the owner looks, the opened files behind it.
+"""A window into one replica, from which the page gets its data, and strict checks of what comes through it.
 
-A window answers the questions of the keeper's API. The ledger on this machine and a keeper's address are both one. What
-comes through it is somebody's word: it is read strictly, and nothing of it is taken for text that could run.
+A window answers the questions of the keeper's API, from the ledger on this machine or from a keeper's address. Its
+answers are claims: they are read strictly, and their text is never treated as code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST: int = 1 << 62
 
 
 class Window(Protocol):
-    """Answers what `kropot/keeper/operations.py` lists."""
+    """Answers the operations in `kropot/keeper/operations.py`."""
 
     def get(self, *path: str, **query: object) -> dict[str, Any]:
         """Return the API's answer. Parameters that are None are left out. Raises: KropotError."""
@@ -27,7 +27,7 @@ class Window(Protocol):
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever an answer of another shape raises into BadAnswerError."""
+    """Turn errors from an answer of the wrong shape into BadAnswerError."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
@@ -58,7 +58,7 @@ def share(value: Any) -> float:
 
 
 def line(value: Any, most: int = 500) -> str:
-    """Return foreign text on one line, with what does not print as a question mark. Raises: TypeError."""
+    """Return foreign text on one line, with question marks for characters that do not print. Raises: TypeError."""
     if not isinstance(value, str):
         raise TypeError(value)
     return "".join(each if each.isprintable() else "?" for each in value[:most])
@@ -70,7 +70,7 @@ def line_or_none(value: Any, most: int = 500) -> str | None:
 
 
 def rows(value: Any, most: int = 10_000) -> list[dict[str, Any]]:
-    """Return at most `most` objects of a list. Raises: TypeError."""
+    """Return the first `most` objects of a list. Raises: TypeError."""
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value[:most]):
         raise TypeError(value)
     return value[:most]

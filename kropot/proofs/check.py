@@ -36,7 +36,7 @@ _ADVICE = "do not rely on this proof, and ask for a new one"
 
 
 class Proved(Struct, frozen=True, kw_only=True):
-    """What a proof proves: facts by name, and the same as sentences."""
+    """What a proof proves: facts by name, and the same facts as sentences."""
 
     facts: dict[str, Any]
     sentences: tuple[str, ...]
@@ -183,7 +183,7 @@ def _hex(proof: dict[str, Any], name: str, length: int) -> bytes:
 
 
 def _bytes(text: str, name: str, length: int) -> bytes:
-    if len(text) != 2 * length:  # `fromhex` passes over spaces
+    if len(text) != 2 * length:  # `fromhex` ignores spaces
         raise ValueError(f"{name} has {len(text)} hexadecimal digits instead of {2 * length}")
     value = bytes.fromhex(text)
     if len(value) != length:

@@ -1,4 +1,4 @@
-"""Make proofs from a ledger. Each is a JSON document (docs/format.md), and it is checked before it is returned."""
+"""Make proofs from a ledger. Each is a JSON document (docs/format.md) and is checked before it is returned."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def prove_event(
     salt = ledger.sources()[key.source].source.salt
     return {
         "format": INCLUSION,
-        # The random id of a source from an early version is bound to nothing signed, so no proof can name it.
+        # Early versions gave a source a random id. Nothing signed commits to it, so no proof can name that source.
         "source": key.source.hex() if key.source == source_id_of(salt) else None,
         "type": key.kind,
         "id": key.id,

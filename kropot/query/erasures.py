@@ -27,7 +27,7 @@ class Erased(Struct, frozen=True, kw_only=True):
     last: Erasure | None = None
 
     def __str__(self) -> str:
-        """Return it in words, for a person."""
+        """Return the sum in words, for a person."""
         if self.first is None or self.last is None:
             return "nothing"
         when = f"at {moment(self.first.recorded_us)} (event {self.first.position})"
@@ -71,9 +71,9 @@ def erased_in(ledger: Ledger) -> Erased:
 
 
 def erasures_of(ledger: Ledger, keys: Iterable[StreamKey]) -> dict[StreamKey, list[StoredEvent]]:
-    """Return the erasures of those of these elements that were erased.
+    """Return the erasures of these elements, without the elements that were not erased.
 
-    Nothing in the ledger names an erased element. The digest in the headers still tells whether it was this one.
+    Nothing in the ledger names an erased element, but the digest in its headers still tells whether it is this one.
     """
     sources = ledger.sources()
     wanted = {stream_digest(sources[key.source].source.salt, key): key for key in keys}

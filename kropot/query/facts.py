@@ -1,4 +1,4 @@
-"""The facts that tell whether a replica is well, read from ledger and storage in flat memory and time."""
+"""The facts that show whether a replica is well, read from ledger and storage in constant memory and time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NEWEST_EVENTS: Final = 1_000
 """How far back to look for the newest listings. Listings in pages have other events between them."""
 
 _ROUNDS: Final = 30
-"""How many of the newest rounds to use to tell how far apart rounds are."""
+"""How many of the newest rounds to use for the time between rounds."""
 
 _BAD: Final = ("damaged", "lost")
 _LISTED: Final = frozenset({ListingCompleted.TYPE, ListingHeldBack.TYPE})
@@ -72,15 +72,15 @@ class SourceFacts(Struct, frozen=True, kw_only=True):
     `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason. `failing`
     holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
-    waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
-    Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
-    `unserved` and `unscanned_since` are what the server said of itself last time (`Listing`). `failed_run` is the last
-    thing that happened to the source, if that is a failed run. `drill` says when copies were last opened with a kit.
-    `vault` is the id (16 bytes) of the vault that seals the source, if its list names one. `round_us` is how far apart
-    the last rounds were: the median of at most 30, None if there was one at most.
+    waited longest began to wait at `pending_since_us`. `past` says why the source is no longer in use, None if it is.
+    `dismissed` counts the elements that a person dismissed. They count nowhere else but in `states`. `unserved` and
+    `unscanned_since` are what the server last said about itself (`Listing`). `failed_run` is the last thing that
+    happened to the source, if that is a failed run. `drill` says when copies were last opened with a kit. `vault` is
+    the id (16 bytes) of the vault that seals the source, if its list names one. `round_us` is the median time between
+    the last rounds, 30 at most; None if there were fewer than two.
 
-    With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
-    `failing` name some, and `failing_about` is an estimate of how many fail.
+    With `is_sampled`, so many elements wait that only those due first and those due last were looked at. Then
+    `reasons` and `failing` cover only some, and `failing_about` estimates how many fail.
     """
 
     id: bytes
@@ -110,20 +110,20 @@ class SourceFacts(Struct, frozen=True, kw_only=True):
 
     @property
     def needs_kit(self) -> bool:
-        """Whether the source has copies, and is encrypted as far as it is known."""
+        """Whether the source has copies, and is encrypted as far as is known."""
         return self.source.opaque is not False and any(size for _, size in self.states.values())
 
     @property
     def failing_count(self) -> int:
-        """How many elements are failing, or at least that many with `is_sampled`."""
+        """How many elements are failing; with `is_sampled`, at least this many."""
         return sum(self.reasons.values())
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
+    """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what `verify` read when.
 
-    The last event was recorded at `recorded_us`, and observed at `observed_us` by the clock of who wrote it.
-    `erased` sums up the erasures. `storage` is None if nobody looked at it. `further` are the further storages.
+    The last event was recorded at `recorded_us`, and observed at `observed_us` by its writer's clock.
+    `erased` sums up the erasures. `storage` is None if it was not looked at. `further` are the further storages.
     """
 
     position: int
@@ -142,8 +142,8 @@ def gather(
 ) -> Facts:
     """Read the facts for `health`. Keep at most `shown` failing elements for each source, so that memory stays flat.
 
-    This takes no longer for many elements: the ledger keeps all numbers up to date, and of those without a sound copy
-    only so many are read.
+    This takes no longer for many elements: the ledger keeps all counts up to date, and only a limited number of
+    elements without a sound copy are read.
     """
     head = ledger.head()
     sources = sources_at(ledger)
@@ -174,12 +174,12 @@ def _source_facts(
     key = StreamKey(source=id_, kind=SOURCE_KIND, id="")
     scan = _SourceScan(shown=shown, past=known.past)
     bad = sum(states.get(state, (0, 0))[0] for state in _BAD)
-    # Nothing leads to them at once. So stop after the last one, and do not walk over all elements to find none.
+    # The scan passes over all other elements, too. So stop after the last bad one.
     for entry in islice(ledger.scan(source=id_, states=_BAD), min(_BAD_LOOKED_AT, bad)):
         if entry.element is not None:
             scan.add_bad(entry, entry.element)
     if known.past is None:
-        # What the source no longer has is not wanted. Where very many are bad, not all dismissed ones are known.
+        # Elements that the source no longer has are not wanted. If very many are bad, not all dismissed ones are known.
         unwanted = bad and bad - ledger.projection.wanted_in(id_, _BAD)
         scan.beyond_help = max(unwanted - scan.dismissed, 0)
         _look_at_wanted(ledger, id_, scan, states)
@@ -211,8 +211,8 @@ def _source_facts(
 class _SourceScan:
     """The result of one pass over a source's elements without a sound copy, in flat memory.
 
-    Nothing can be fetched from a `past` source. So only its damaged and lost copies count, and of a retired one only
-    those that were found so after its retirement.
+    Nothing can be fetched from a `past` source. So only its damaged and lost copies count. For a retired source, only
+    those count that were found after its retirement.
     """
 
     shown: int
@@ -227,7 +227,7 @@ class _SourceScan:
     _failing: list[tuple[int, int, FailingElement]] = field(default_factory=list)
 
     def add_bad(self, entry: Entry, element: Element) -> None:
-        """Count an element whose copy is damaged or lost, unless it is counted as a wanted one."""
+        """Count an element whose copy is damaged or lost, unless it counts as a wanted one."""
         if self.past is None and element.present:
             return
         if entry.is_dismissed:
@@ -263,9 +263,9 @@ class _SourceScan:
 
 
 def _look_at_wanted(ledger: Ledger, source: bytes, scan: _SourceScan, states: Mapping[str, tuple[int, int]]) -> None:
-    """Look at the source's wanted elements: at all, or at those that are longest due and those that are due last.
+    """Look at the source's wanted elements: at all of them, or at those due first and those due last.
 
-    Those that fail are due at their next try, so where very many wait, the failing ones are among the last.
+    Failing elements are due at their next try, so if very many wait, the failing ones are among the last.
     """
     seen: set[int] = set()
     for entry in map(entry_of, islice(ledger.projection.due(source, last_first=False), LOOKED_AT)):
@@ -324,7 +324,7 @@ def _newest_rounds(ledger: Ledger, key: StreamKey, source: Source) -> tuple[List
 def _recorded_us(records: Iterable[Event]) -> int:
     """Return when the first of the events was recorded, or 0 if there are none.
 
-    Recorded time stands still after a clock was far ahead. Then the time of the observation is the better one.
+    Recorded time stands still after a clock was far ahead. Then the time of the observation is more accurate.
     """
     return next((min(record.recorded_us, record.observed_us) for record in records), 0)
 

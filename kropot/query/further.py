@@ -1,4 +1,4 @@
-"""The further storages as `status` sees them: whether they are there, and how far they are behind. It costs little."""
+"""The further storages as `status` sees them: whether they are there, and how far behind they are. It costs little."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ledger.rows import FurtherRow
 
 BEHIND_S: Final = 2 * 86_400
-"""A further storage that was not in step for this long is far behind."""
+"""A further storage that has not been in step for this long (seconds) is far behind."""
 
 
 class FurtherFacts(Struct, frozen=True, kw_only=True):
     """The facts about a further storage: what the ledger knows, and why it cannot be used now, None if it can.
 
-    `waiting` is what an erasure left there for the ends of locks, None if nobody can say.
+    `waiting` is what erasures left there until locks end, None if that is unknown.
     """
 
     row: FurtherRow
@@ -47,7 +47,7 @@ def look_at_further(ledger: Ledger, surroundings: Surroundings) -> tuple[Further
 
 
 def further_alarms(now_us: int, facts: Sequence[FurtherFacts], behind_s: int) -> Iterator[Alarm]:
-    """Yield an alarm for each further storage that was not in step for too long."""
+    """Yield an alarm for each further storage that has not been in step for too long."""
     for each in facts:
         if now_us - each.row.kept_us > behind_s * SECOND_US:
             why = "no collector brings it up to date" if each.why_away is None else each.why_away

@@ -26,8 +26,8 @@ _WHOLE_END: Final = b"\xff" * 32
 class Limits(Struct, frozen=True, kw_only=True):
     """When to raise an alarm, in seconds: since a good listing, of failing fetches, since contents were read.
 
-    `drill_s` is the time since copies were last opened with a kit. None: no drill is expected.
-    If more than the share `failing_share` of the elements fail, and more than `failing_count`, that is one at once.
+    `drill_s` is the time since copies were last opened with a kit, None if no drill is expected. If all elements fail,
+    or more than the share `failing_share` of them and more than `failing_count`, an alarm is raised at once.
     `expected` are the labels of the sources that should be there. `behind_s` is the time since a further storage was in
     step.
     """
@@ -63,7 +63,7 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
         alarms.extend(_copy_alarms(now_us, each, limits))
     stale_us = audited_since_us(facts)
     if stale_us > now_us + DAY_US:
-        stale_us = 0  # a clock that was far ahead: nobody knows when it was
+        stale_us = 0  # a clock was far ahead, so the time is unknown
     has_copies = any(size for each in facts.sources for _, size in each.states.values())
     if has_copies and now_us - stale_us > limits.audit_s * SECOND_US:
         text = "some stored contents have not been read and compared for too long: run `kropotcli verify`"
@@ -91,7 +91,7 @@ def audited_since_us(facts: Facts) -> int:
 
 
 def _missing_source_alarms(facts: Facts, expected: tuple[str, ...]) -> Iterator[Alarm]:
-    """Yield an alarm for each expected source that the ledger does not have: a refused token leaves no trace there."""
+    """Yield an alarm for each expected source that the ledger lacks, because a refused token leaves no trace there."""
     labels = {each.label.casefold() for each in facts.sources if each.label is not None}
     for label in expected:
         if label.casefold() not in labels:

@@ -1,4 +1,4 @@
-"""How much of a storage in a bucket is locked, and what waits for the ends of locks, as `status` says it."""
+"""How much of a storage in a bucket is locked, and what waits for locks to end, as `status` shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def locks_of(ledger: Ledger, storage: Storage, *, everything: bool) -> LockShare | None:
     """Return what is locked; None if the storage keeps no versions.
 
-    Every file is looked at if `everything` says so, or if there are few elements. Raises: StorageError.
+    Look at every file if `everything` is true, or if there are few elements. Raises: StorageError.
     """
     is_few = sum(each.elements for each in ledger.tallies()) <= FEW_ELEMENTS
     versioned = storage.versioned()
@@ -43,7 +43,7 @@ def locks_json(found: LockShare | None) -> dict[str, Any] | None:
 
 
 def locks_text(found: LockShare | None) -> list[str]:
-    """Return it as lines of text."""
+    """Return the locks as lines of text."""
     if found is None:
         return []
     lines = []
@@ -59,7 +59,7 @@ def locks_text(found: LockShare | None) -> list[str]:
 
 
 def waiting_text(waiting: LockedVersions | None) -> list[str]:
-    """Return what an erasure left for the ends of locks as a line of text, none if nothing waits."""
+    """Return what erasures left until locks end as a line of text; no line if nothing waits."""
     if waiting is None or waiting == NOTHING_WAITS:
         return []
     versions = number(waiting.versions, "older version")

@@ -1,7 +1,7 @@
 """Finds the sources and elements that a command line names, and shows sources by their names.
 
 SOURCE is a source's label or the beginning of its id. ELEMENT is `[SOURCE:]ID`, or the beginning of an id. What is
-shown is taken back.
+shown is accepted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILE_KIND: Final = "file"
 
 _ID_BYTES: Final = 16
 _SHOWN: Final = 8
-"""How many digits of an id to show where the whole id is too long."""
+"""How many digits of an id to show if the whole id is too long."""
 _LONGEST_LABEL: Final = 64
 _SHORTEST: Final = 4
 """How many characters of an element's id are enough to name it, if no other id begins with them."""
@@ -48,7 +48,7 @@ def long_name(labels: Labels, source: bytes) -> str:
 
 
 def check_label(labels: Labels, source: bytes, label: str) -> None:
-    """Raise UsageError if the source cannot have this label: it has to be short, plain and the only one of its kind."""
+    """Raise UsageError if the source cannot have this label: it must be short, plain and unique."""
     if not label.isprintable() or label != label.strip() or not 0 < len(label) <= _LONGEST_LABEL or ":" in label:
         raise UsageError(
             f"{label[:_LONGEST_LABEL]!a} cannot be a label: use 1 to {_LONGEST_LABEL} printable characters, without a "
@@ -81,7 +81,7 @@ def find_source(labels: Labels, text: str) -> bytes:
 
 
 def split_source(labels: Labels, text: str) -> list[tuple[list[bytes], str]]:
-    """Return what `[SOURCE:]REST` can mean, each as the sources and the rest. The rest can contain a colon."""
+    """Return each meaning of `[SOURCE:]REST`, as the sources and the rest. The rest can contain a colon."""
     meanings = [(list(labels), text)]
     prefix, colon, rest = text.partition(":")
     if colon and rest and (named := _sources_named(labels, prefix)):
@@ -92,8 +92,8 @@ def split_source(labels: Labels, text: str) -> list[tuple[list[bytes], str]]:
 def readings(labels: Labels, text: str) -> list[StreamKey]:
     """Return every element that ELEMENT can mean, given the known sources.
 
-    An id can contain a colon, so a text with a colon has two meanings. So has one with a backslash: as it stands, and
-    with its escapes undone, as `ls` prints them. An id is always text: bytes that are not UTF-8 mean none.
+    An id can contain a colon, so a text with a colon has two meanings. So has one with a backslash: as is, and with
+    its escapes undone, because `ls` prints escapes. An id is always text, so bytes that are not UTF-8 mean no id.
     """
     texts = [
         each for each in dict.fromkeys((text, as_written(text).decode(errors="replace"))) if each == as_unicode(each)
@@ -111,7 +111,7 @@ def readings(labels: Labels, text: str) -> list[StreamKey]:
 def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey:
     """Return the only element of the ledger that ELEMENT names, by its id or, if none has it, by the id's beginning.
 
-    A beginning has four characters or more. Those in `erased` count as elements of the ledger.
+    A beginning has four characters or more. Elements in `erased` count as elements of the ledger, by their ids only.
 
     Raises: UsageError if ELEMENT names no element, or several.
     """
@@ -134,7 +134,7 @@ def find_id(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> 
 
 
 def find_beginning(ledger: Ledger, text: str) -> StreamKey | None:
-    """Return the only element whose id begins so; None if none does. Raises: UsageError if several do."""
+    """Return the only element whose id begins with `text`; None if none does. Raises: UsageError if several do."""
     labels = labels_of(ledger)
     found = list(islice(_beginning_so(ledger, readings(labels, text)), MOST_LISTED + 1))
     if len(found) > 1:
@@ -144,22 +144,22 @@ def find_beginning(ledger: Ledger, text: str) -> StreamKey | None:
 
 
 def listed(shown: Sequence[str]) -> str:
-    """Return the first of these in one line."""
+    """Return the first of these on one line."""
     return ", ".join(shown[:MOST_LISTED]) + (" and more" if len(shown) > MOST_LISTED else "")
 
 
 def is_like_an_id(text: str) -> bool:
-    """Whether `[SOURCE:]REST` ends in so many hexadecimal digits that it is meant as an id, and not as a name."""
+    """Whether `[SOURCE:]REST` ends in so many hexadecimal digits that it is meant as an id, not as a name."""
     return _LIKE_AN_ID.fullmatch(text.rpartition(":")[2]) is not None
 
 
 def none_found(text: str, advice: str) -> UsageError:
-    """Return the error that the ledger has no such element."""
+    """Return the error for an element that the ledger does not have."""
     return UsageError(f"the ledger has no element {text!r}: {advice}")
 
 
 def _beginning_so(ledger: Ledger, keys: Iterable[StreamKey]) -> Iterator[StreamKey]:
-    """Yield the elements whose ids begin with those of these keys, in the order of the ids."""
+    """Yield the elements whose ids begin with the id of one of these keys, in the order of the ids."""
     seen = set()
     for wanted in keys:
         if len(wanted.id) < _SHORTEST:

@@ -1,8 +1,8 @@
-"""The sources as a person knows them: by their labels, and whether they are in use or past.
+"""The sources as a person knows them: their labels, and whether they are in use or past.
 
 A source is past if a person retired it, or if another token took over: a newer source was listed at one of its
 addresses, and this one never was after that. A past source raises no alarm about its server, and `restore` leaves it
-out unless it is asked for. Its copies stay, and are verified.
+out unless asked for it. Its copies stay, and are verified.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Past(Struct, frozen=True, kw_only=True):
     """Why a source is past, and since when. `heir` is the source of the token that took over.
 
-    `position` is that of the last decision about a retired source: who retired it knew of everything before.
+    `position` is that of the last decision about a retired source. The person knew of everything before that.
     """
 
     why: Literal["retired", "taken_over"]
@@ -46,7 +46,7 @@ class Past(Struct, frozen=True, kw_only=True):
 
 
 class KnownSource(Struct, frozen=True, kw_only=True):
-    """A source with what persons decided about it. It began at `began_us`. `past` is None while it is in use.
+    """A source with what people decided about it. It began at `began_us`. `past` is None while it is in use.
 
     `vault` is the id (16 bytes) of the vault that seals it, None if its list names none.
     """
@@ -88,7 +88,7 @@ def sources_at(ledger: Ledger, position: int | None = None) -> dict[bytes, Known
 
 
 def freshest_first(known: Mapping[bytes, KnownSource]) -> list[bytes]:
-    """Return the sources' ids: those in use before the past ones, and of both the one that was listed last first."""
+    """Return the sources' ids: those in use before the past ones, and in each group the most recently listed first."""
     return sorted(
         known,
         key=lambda id_: (known[id_].past is not None, -(known[id_].source.listed_us or 0), -known[id_].began_us, id_),
@@ -116,7 +116,7 @@ def _sources_then(ledger: Ledger, position: int) -> dict[bytes, Source]:
     for row in rows:
         fact = fact_of(events[row.stream]) if row.stream in events else None
         if fact is not None and not isinstance(fact, SourceFact):
-            # This version does not know the last event. An earlier one says what the source was, as far as is known.
+            # This version does not know the last event, so use the newest earlier one that it knows.
             earlier = (
                 fact_of(event)
                 for event in ledger.log.stream_events(source_key(row.id).stored, newest_first=True)
@@ -144,7 +144,7 @@ def _retired(keeping: Keeping, position: int) -> Past | None:
 def _taken_over(
     id_: bytes, states: Mapping[bytes, Source], began: Mapping[bytes, int], keeping: Keeping
 ) -> Past | None:
-    """Return that a newer source took over, if one with a common address began after this one was last in use.
+    """Return the takeover by a newer source, if one with a common address began after this one was last in use.
 
     An address counts even after the server moved away from it, or `source alias` would bring the old source back.
     """

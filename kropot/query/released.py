@@ -60,7 +60,7 @@ def release_of(ledger: Ledger, key: StreamKey, sha256: bytes) -> Released | None
 
 
 def with_releases(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[tuple[Standing, Released | None]]:
-    """Yield each standing, and when its copy was let go; None if it is there. Without a policy, this reads nothing."""
+    """Yield each standing with the release of its copy, None if it is there. Without a policy, this reads nothing."""
     if next(ledger.log.stream_events(RETENTION_KEY.stored, newest_first=True), None) is None:
         yield from ((standing, None) for standing in standings)
         return

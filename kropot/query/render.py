@@ -1,4 +1,4 @@
-"""The JSON of all query answers: elements, events, sources, the status. No other module decides it.
+"""The JSON of all query answers: elements, events, sources, the status. No other module defines it.
 
 docs/json.md describes it. Times are ISO 8601 in UTC with microseconds, durations are seconds, ids and hashes are
 hexadecimal. None means that there is no value.
@@ -36,7 +36,7 @@ def key_json(key: StreamKey) -> dict[str, Any]:
 
 
 def server_time(second: int) -> str:
-    """Return a second of the server's clock as a time. It is data of the server, and orders nothing."""
+    """Return a second of the server's clock as a time. It is the server's data, and orders nothing."""
     return instant(second * SECOND_US)
 
 
@@ -274,7 +274,7 @@ def _storage_json(storage: StorageFacts) -> dict[str, Any]:
 
 
 def _further_json(position: int, each: FurtherFacts) -> dict[str, Any]:
-    """Return how far a further storage is."""
+    """Return how far a further storage has come."""
     row = each.row
     return {
         "id": row.id.hex(),

@@ -1,7 +1,7 @@
-"""The restore points: the ends of rounds, each with a time that `--until` takes back, in the order of their ends.
+"""The restore points: the ends of rounds, each with a time that `--until` accepts, in the order of their ends.
 
 A round is one listing of a source and the fetching that follows it. It ends where the source's next listing begins, or
-for now at the end of the ledger. This reads the events about sources, and the commits: not those about elements.
+for now at the end of the ledger. This reads the events about sources and the commits, but no events about elements.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LISTING = _LISTED | {ListingAdvanced.TYPE}
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """A round of one source (16 bytes): its events lie in (`after`, `position`], beside those of other sources.
+    """A round of one source (16 bytes): its events are in (`after`, `position`], among those of other sources.
 
     `until_us` (microseconds since 1970) is the earliest time for which `--until` gives the state at `position`.
     `listing` says what the listing found. `is_held` is whether it was held back. `is_open` is whether no later listing
@@ -58,7 +58,7 @@ class _Begun:
 
 
 def rounds(ledger: Ledger, *, since_us: int | None = None, sources: Collection[bytes] | None = None) -> Iterator[Round]:
-    """Yield the rounds that ended after `since_us`, of these sources or of all, in the order of their ends.
+    """Yield the rounds that ended at `since_us` or later, of these sources or of all, in the order of their ends.
 
     Memory does not grow with the number of rounds or events.
     """
@@ -107,7 +107,7 @@ def _round(
 
 
 def _listing_events(ledger: Ledger, source: bytes, until: int) -> Iterator[tuple[int, bytes, StoredEvent]]:
-    """Yield (position, source, event) of the events about listings: of one in pages, only the first and the last."""
+    """Yield (position, source, event) for events about listings: of a listing in pages, only the first and the last."""
     is_within = False
     for event in ledger.log.stream_events(source_key(source).stored):
         if event.seq > until:
@@ -131,7 +131,7 @@ class _Times:
     def before(self, position: int) -> tuple[int, int]:
         """Return the last position before the moment of this event's batch, and the earliest time that means it.
 
-        The positions that are asked for must not decrease.
+        The position must not decrease from call to call.
         """
         while (row := self._row) is not None and row.last < position:
             self._row = next(self._commits, None)

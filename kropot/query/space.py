@@ -1,7 +1,7 @@
 """What fills a storage, and when it will be full, from the ledger's own history.
 
-The sums that the ledger keeps cost nothing. What else there is takes a look at every copy and every object, so it is
-left out where there are many, unless it is asked for.
+The sums that the ledger keeps cost nothing. The rest needs a look at every copy and every object, so it is left out if
+there are many, unless requested.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 FEW_ELEMENTS: Final = 100_000
-"""Up to this many elements, everything is counted without being asked for."""
+"""Up to this many elements, everything is counted without a request."""
 
 GROWTH_DAYS: Final = 30
 _FAR_DAYS: Final = 36_525
@@ -38,11 +38,11 @@ _PAGE: Final = 500
 
 
 class Space(Struct, frozen=True, kw_only=True):
-    """Bytes in a storage. Elements can share objects, so the parts can be more than the whole.
+    """Bytes in a storage. Elements can share objects, so the parts can add up to more than the whole.
 
-    `waiting` was released and is not freed. `packed` lies in packs and nobody needs it. `older`, `orphans`,
-    `packed` and `quarantine` are None if nobody looked, and `waiting` if not even that was looked at. `growth` is
-    how many bytes came in a day, on the average of 30 days or as long as the ledger is old, None if that is not known.
+    `waiting` was released but is not freed yet. `packed` is in packs but no longer needed. `older`, `orphans`,
+    `packed` and `quarantine` are None if nobody looked, and `waiting` if not even that was looked at. `growth` is how
+    many bytes came per day, on average over 30 days or the ledger's age if that is less, None if that is unknown.
     """
 
     current: int
@@ -58,7 +58,7 @@ class Space(Struct, frozen=True, kw_only=True):
 
     @property
     def full_in_days(self) -> int | None:
-        """In how many days the storage is full at this pace, None if it does not grow or nobody knows."""
+        """In how many days the storage is full at this pace, None if it does not grow or that is unknown."""
         return None if not self.growth or self.free is None else self.free // self.growth
 
     @property
@@ -82,7 +82,7 @@ class Space(Struct, frozen=True, kw_only=True):
 
 
 def sums_of(ledger: Ledger, *, free: int | None) -> Space:
-    """Return what the ledger's own sums tell of the storage. It costs the same for any number of elements."""
+    """Return what the ledger's own sums say about the storage. It costs the same for any number of elements."""
     tallies = ledger.tallies()
     newest = sum(each.bytes for each in tallies)
     vanished = sum(each.bytes for each in tallies if each.state == "vanished")
@@ -97,9 +97,9 @@ def space_of(
     everything: bool | None = None,
     go_on: Callable[[], object] = lambda: None,
 ) -> Space:
-    """Return what fills the storage. `everything` None: look at it all if there are few elements.
+    """Return what fills the storage. If `everything` is None, look at everything if there are few elements.
 
-    `go_on` is called for each thing that was looked at, and may raise.
+    `go_on` is called for each thing that is looked at, and can raise.
     """
     sums, freed_to = sums_of(ledger, free=free), freeing_of(ledger).freed.to
     space = replace(sums, waiting=_waiting(ledger, freed_to, go_on))
@@ -110,7 +110,7 @@ def space_of(
     try:
         return _looked_at(ledger, storage, space, freed_to, go_on)
     except StorageError:
-        return space  # `status` says itself that the storage cannot be looked at
+        return space  # `status` reports that the storage cannot be looked at
 
 
 def _looked_at(ledger: Ledger, storage: Storage, space: Space, freed_to: int, go_on: Callable[[], object]) -> Space:
@@ -147,7 +147,7 @@ def _looked_at(ledger: Ledger, storage: Storage, space: Space, freed_to: int, go
 
 
 def _waiting(ledger: Ledger, after: int, go_on: Callable[[], object]) -> Count:
-    """Return the objects that were released and are not freed yet, as far as no other copy needs them."""
+    """Return the objects that were released but are not freed yet, if no other copy needs them."""
     waiting, seen = Count(), set[bytes]()
     events = releases_after(ledger, after, ledger.head().position) if after or _has_policy(ledger) else iter(())
     while page := list(islice(events, _PAGE)):

@@ -1,6 +1,6 @@
-"""The storage as `status` sees it: whether it is there, has room, and holds what the ledger names. It costs little.
+"""The storage as `status` sees it: whether it is there, has room, and holds what the ledger names. This costs little.
 
-`look` reads; `storage_alarms` judges, and is pure. Nothing here depends on the number of objects or events.
+`look` reads; `storage_alarms` judges, and is pure. The cost does not depend on the number of objects or events.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FEW_FILES: Final = 1000
 """A file system that can hold fewer new files than this is nearly full, however many bytes are free."""
 
 MOST_TRANSFERS: Final = 20
-"""How many long transfers are shown."""
+"""How many long transfers to show."""
 
 UNKNOWN: Final = Room(bytes=None, files=None)
 NO_PACKS: Final = PackTotals(0, 0, 0)
@@ -46,7 +46,7 @@ SEGMENTS_LATE_S: Final = 900
 
 
 class LongTransfer(Struct, frozen=True, kw_only=True):
-    """A content that comes, or waits for its rest: `received` of `length` bytes, the last of them at `heard_us`."""
+    """A content that is arriving or waits for its rest: `received` of `length` bytes, the last ones at `heard_us`."""
 
     key: StreamKey
     instance: str
@@ -61,9 +61,9 @@ class StorageFacts(Struct, frozen=True, kw_only=True):
     `away` and `trouble` say why it cannot be used or looked at, `refusal` why `collect` would refuse this ledger with
     it. Of `probed` objects, `missing` are not there as the ledger names them. `room` is that of the storage,
     `ledger_room` that of an SQLite ledger. The segments reach to event `segments_to`, None if there are none, and
-    `unwritten_us` is the time of the first event beyond. `transfers` are some of those that take long.
-    There are `copies` current copies of elements, of `copied_bytes` together, and `packs` says how many objects of
-    whatever age lie in packs.
+    `unwritten_us` is the time of the first event beyond. `transfers` are some of the long transfers.
+    There are `copies` current copies of elements, of `copied_bytes` in total, and `packs` says how many objects of
+    any age are in packs.
     """
 
     place: str
@@ -138,7 +138,7 @@ def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
     """Return how many sound objects were looked for, and how many of them are not there. Raises: StorageError."""
     sizes: dict[bytes, int] = {}
     for first in range(0, 256, 256 // PROBES):
-        # A few, because some may be released or lost.
+        # Look at a few, because some can be released or lost.
         for row in islice(ledger.projection.copies(start=bytes([first])), PROBES):
             if row.state == SOUND:
                 sizes[row.sha256] = row.size
@@ -149,7 +149,7 @@ def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
 
 
 def _transfers(storage: Storage) -> Iterator[LongTransfer]:
-    """Yield transfers that take long, and only so many. Raises: StorageError."""
+    """Yield long transfers, at most MOST_TRANSFERS. Raises: StorageError."""
     for partial in islice(storage.partials(), MOST_TRANSFERS):
         note = read_note(partial.mark.note)
         if note is not None:
@@ -163,7 +163,7 @@ def _transfers(storage: Storage) -> Iterator[LongTransfer]:
 
 
 def _with_segments(ledger: Ledger, storage: Storage, facts: StorageFacts) -> StorageFacts:
-    """Return the facts with those about the history beside the objects."""
+    """Return the facts with those about the history next to the objects."""
     segments = storage.segments()
     try:
         segments.check(ledger)

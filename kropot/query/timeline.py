@@ -1,6 +1,6 @@
 """A replica's whole life as a few bars: what the rounds in each stretch of time found, and what they stored.
 
-This reads the events about sources, and of the copies only sums (`StoredVolumes`): not the events about elements.
+This reads the events about sources, but not those about elements. For copies, it reads only sums (`StoredVolumes`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Bar:
     """The rounds whose listing ended in [`start_us`, `end_us`) (microseconds since 1970), and what they found.
 
     `position` is the end of the last of them: @`position` is the state then. `held` counts listings that were held
-    back, and `seen` is the most elements that one listing saw. `copies` and `stored` (bytes) are what was
+    back, and `seen` is the most elements that one listing saw. `copies` and `stored` (bytes) count what was
     stored, and `spans` the positions of the rounds of each source.
     """
 
@@ -68,7 +68,7 @@ def timeline(
     from_us: int | None = None,
     to_us: int | None = None,
 ) -> Timeline:
-    """Return the life of these sources between two times, the whole of it by default, as so many bars.
+    """Return the life of these sources between two times, by default all of it, as at most `bars` bars.
 
     `volumes` are those of the ledger. Memory does not grow with the number of rounds. A round belongs to the time at
     which its listing was completed.

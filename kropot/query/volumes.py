@@ -22,7 +22,7 @@ _COPIES: Final = frozenset({CopyStored.TYPE, RemoteCopied.TYPE})
 
 
 class _Sums(NamedTuple):
-    """The copies and bytes by source and block, of all blocks before the one with the number `end`."""
+    """The copies and bytes by source and block, of all blocks before block number `end`."""
 
     end: int
     blocks: dict[tuple[bytes, int], tuple[int, int]]
@@ -32,8 +32,8 @@ class _Sums(NamedTuple):
 class StoredVolumes:
     """Answers for one ledger. It keeps one pair of numbers for each source and block of 1,024 positions.
 
-    Whoever keeps it has the sums made again only after many further blocks: what lies behind them is counted. Events
-    that were erased since still count.
+    While it is kept, it makes the sums again only after many further blocks. Up to then, it counts the events after
+    the sums. Events that were erased since the sums were made still count.
     """
 
     ledger: Ledger
@@ -70,7 +70,7 @@ class StoredVolumes:
         return _Sums(end, blocks)
 
     def _counted(self, source: bytes, after: int, until: int) -> tuple[int, int]:
-        """Read the events themselves."""
+        """Count by reading the events themselves."""
         copies = size = 0
         while after < until:
             page = self.ledger.log.page(after, until, _PAGE)

@@ -1,4 +1,4 @@
-"""Compares every snapshot with the events: folds the whole ledger again, from nothing."""
+"""Compares every snapshot with the events, by folding the whole ledger again from nothing."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class SnapshotFinding(Struct, frozen=True, kw_only=True):
 class SnapshotAudit:
     """Compares the snapshots up to `position` with the events.
 
-    Once `findings` has ended, `compared` counts the snapshots, and `state` is the state at `position`. With
-    `has_moved`, something was erased meanwhile, so this may be the state before or after that.
+    Once `findings` has ended, `compared` counts the snapshots, and `state` is the state at `position`. If `has_moved`
+    is true, something was erased meanwhile, so this can be the state before or after that.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class SnapshotAudit:
         *,
         progress: Callable[[int], None] = lambda _events: None,
     ) -> None:
-        """Begin before the first snapshot. Without `position`, the head counts.
+        """Start before the first snapshot. `position` defaults to the head.
 
-        `progress` is called with the number of events that are folded.
+        `progress` is called with the number of events folded so far.
         """
         self._ledger = ledger
         self._progress = progress
@@ -56,7 +56,7 @@ class SnapshotAudit:
     def findings(self) -> Iterator[SnapshotFinding]:
         """Yield a finding for each snapshot that differs from the events.
 
-        An erasure removes the snapshots behind it. If one comes meanwhile, the rest is left to the next check.
+        An erasure removes the snapshots after what it erased. If one happens meanwhile, the next check does the rest.
 
         Raises:
             UnknownCriticalEventError, MalformedEventError: as `state.whole`.
@@ -83,7 +83,7 @@ class SnapshotAudit:
         self.has_moved = self._has_erased()
 
     def _marks(self, marks: list[int]) -> Iterator[SnapshotFinding]:
-        """Compare the marks, each with the state before and what changed since then. Then go on to the end."""
+        """Compare each mark with the state at the one before plus the changes since. Then continue to the end."""
         if not marks:
             self.state = whole(self._ledger, self._position, progress=self._progress)
             return

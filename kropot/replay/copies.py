@@ -32,9 +32,9 @@ class HeldCopy(Struct, frozen=True, kw_only=True):
     means that the element's newest revision was not stored yet. `is_past` means that its source was past
     (kropot/query/past.py). `file` is the path of an exported copy below the export's folder.
 
-    `events` are those that say so, if they were asked for: the last one about the element, then, if the copy is older,
-    the one with the form of the copy's revision. `position` is the last one's position. `refused` says why they are not
-    to be believed, None if nothing speaks against them (kropot/restore/history.py).
+    `events` are the events that say so, if they were requested: the last one about the element, then, if the copy is
+    older, the one with the form of the copy's revision. `position` is the last one's position. `refused` says why they
+    cannot be trusted, None if nothing is wrong with them (kropot/restore/history.py).
     """
 
     key: StreamKey
@@ -63,7 +63,7 @@ class HeldCopy(Struct, frozen=True, kw_only=True):
         return _unpickled, flat(self)
 
     def judged(self, refused: str | None) -> HeldCopy:
-        """Return the same copy without its events, and with why it is not to be believed."""
+        """Return the same copy without its events, and with the reason why it cannot be trusted."""
         return HeldCopy(
             key=self.key,
             form=self.form,
@@ -88,7 +88,7 @@ flat = attrgetter("key.source", "key.kind", "key.id", *(name for name in HeldCop
 
 
 def from_flat(parts: tuple[Any, ...]) -> HeldCopy:
-    """Return the copy that `flat` made a tuple of."""
+    """Return the copy from a tuple that `flat` made."""
     return _unpickled(*parts)
 
 
@@ -113,10 +113,10 @@ def _unpickled(source: bytes, kind: str, id_: str, *rest: Any) -> HeldCopy:
 
 
 class ReleasedError(ObjectMissingError):
-    """The store holds no object of this name, because retention released it."""
+    """The storage holds no object of this name, because retention released it."""
 
     def __init__(self, sha256: bytes, when_and_why: str) -> None:
-        """Say so, with the end of a sentence that begins with "released"."""
+        """Say so. `when_and_why` continues a sentence that begins with "released"."""
         super().__init__(sha256)
         self.args = (f"retention released this copy {when_and_why}, so it cannot be restored: choose another moment",)
 
@@ -129,29 +129,29 @@ class Copies(Protocol):
         ...
 
     def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
-        """Return where in packs these copies lie, None for those that are not known to lie in one."""
+        """Return the places of these copies in packs, None for those that are not known to be in one."""
         ...
 
     def read(self, held: HeldCopy, place: Placement | None) -> bytes:
-        """Return all stored bytes of a small copy, which are not checked. Any process may ask.
+        """Return all stored bytes of a small copy, unchecked. Any process may ask.
 
-        Raises: ObjectMissingError, also where another process could not ask the ledger; StorageError.
+        Raises: ObjectMissingError, also if another process could not ask the ledger; StorageError.
         """
         ...
 
 
 @runtime_checkable
 class PlacedReadable(Protocol):
-    """A store whose objects another process can read without the ledger, if it is told where they lie."""
+    """A storage whose objects another process can read without the ledger, if it is given their places."""
 
     def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
-        """Return where the ledger says that objects lie in packs."""
+        """Return the places of objects in packs, according to the ledger."""
         ...
 
     def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
         """Return the bytes at a place, or those of the object's own file. They MUST be compared with the SHA-256.
 
-        Raises: ObjectMissingError, also where only the ledger could tell where the object is; StorageError.
+        Raises: ObjectMissingError, also if only the ledger could tell where the object is; StorageError.
         """
         ...
 
@@ -160,7 +160,7 @@ class StoredCopies:
     """The copies in a storage."""
 
     def __init__(self, objects: ObjectStore, released: Callable[[HeldCopy], str | None] = lambda _: None) -> None:
-        """Take the storage to read from. `released` says of a copy that is missing when and why it was released."""
+        """Take the storage to read from. `released` says when and why a missing copy was released."""
         self.objects = objects
         self._released = released
         self._lock = threading.Lock()
@@ -216,7 +216,7 @@ def _held(ledger: Ledger, standing: Standing, events: Mapping[int, StoredEvent],
     if copy is not None and is_older:
         listed, event = _of_revision(ledger, standing, copy)
         proofs = (*proofs, event) if proofs and event is not None else proofs
-    # Where the state was read before its event: a database may not answer two questions in two ways.
+    # If the state was read before its event, both must agree: a database must not give two answers.
     is_same = used is None or used is standing.event or image(ledger, used) == element
     refused = None if is_same else "the ledger says two things about it"
     return HeldCopy(

@@ -39,7 +39,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 def diff(ledger: Ledger, earlier: int, later: int, *, behind: bytes = b"") -> Iterator[Difference]:
     """Yield what changed between the positions `earlier` and `later`, in bytewise key order.
 
-    Only what has a stored key `behind` this one is looked at.
+    Only elements whose stored key comes after `behind` are looked at.
 
     Raises:
         StalePointersError: the ledger lacks an event that another one points to.

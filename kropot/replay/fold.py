@@ -32,13 +32,13 @@ LARGE_PAGE = 4_000
 
 
 class StalePointersError(IntegrityError):
-    """A pointer is not that of its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
+    """A pointer misses its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
 
 
 class Standing(Struct, frozen=True, kw_only=True):
     """An element's state at a position, and the position and time of the event that gave it that state.
 
-    `event` is that event, where it was read whole.
+    `event` is that event, if it was read whole.
     """
 
     key: StreamKey
@@ -62,7 +62,7 @@ def pointers_for(ledger: Ledger) -> Pointers:
 def walk(
     ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = (), whole: bool = False
 ) -> Iterator[Standing]:
-    """Yield the state of every element at `position`, with its event if `whole`. `pointers` must be those there.
+    """Yield every element's state at `position`, with its event if `whole`. `pointers` must be those at `position`.
 
     The elements come in bytewise key order, but those of `sources` before all others, one source after the other.
 
@@ -93,7 +93,7 @@ def last_events(
     numbers of all last events add up to the position. Wrong pointers give a smaller sum.
 
     Raises:
-        StalePointersError: if `pointers` are not those at `position`. It is raised at the end, or before.
+        StalePointersError: if `pointers` are not those at `position`. It is raised at the end, or earlier.
 
     """
     events_seen = 0

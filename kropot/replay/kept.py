@@ -33,7 +33,7 @@ class Checksums:
     """Checksums over a chunk, its number, and its snapshot's kind, position and Merkle root."""
 
     def __init__(self, ledger: Ledger, kind: str, position: int) -> None:
-        """Begin for the snapshot of this kind and position, in this history."""
+        """Start for the snapshot of this kind and position, in this history."""
         root = ledger.frontier_at(position).root
         place = kind.encode() + b"\x00" + position.to_bytes(_NUMBER_BYTES, "big")
         self._label = b"kropot snapshot 1\x00" + place + root

@@ -1,4 +1,4 @@
-"""Marks keep the counts and the lanes of the state digest at a position, so that those of any moment follow at once.
+"""Marks keep the counts and the lanes of the state digest at a position, so that those at any moment follow quickly.
 
 They are snapshots (kropot/replay/snapshots.py): they can be removed at any time, and `kropotcli verify` computes each
 of them again from nothing.
@@ -41,7 +41,7 @@ def state_at(
 
 
 def save_mark(ledger: Ledger, position: int) -> bool:
-    """Save the state at `position`, computed from earlier marks only. False if an erasure came in between."""
+    """Save the state at `position`, computed from earlier marks only. Return False if an erasure came in between."""
     as_of = ledger.log.head().position
     state = _state(ledger, position, kept(ledger, MARKS, position - 1), digest=True)
     body = encode(state)
@@ -65,10 +65,10 @@ def encode(state: ReplicaState) -> bytes:
 
 
 def decode(body: bytes, position: int) -> ReplicaState | None:
-    """Return the state that `encode` gave these bytes of, as that of a mark; None if they are no such bytes."""
+    """Return the state that `encode` turned into these bytes, as that of a mark; None if it made no such bytes."""
     try:
         counts, lanes = msgpack.unpackb(body, strict_map_key=False)
-        # Somebody who forges a mark can put anything into it, with a right checksum.
+        # Somebody who forges a mark can put anything into it, with a valid checksum.
         if not all(type(number) is int and 0 <= number <= _LARGEST for number in counts.values()):
             return None
         if not all(type(source) is bytes and len(source) == _SOURCE_BYTES for source in lanes):
@@ -91,7 +91,7 @@ def _state(
         try:
             move(ledger, state, at, position, digest=digest)
         except (UnknownCriticalEventError, MalformedEventError):
-            # It may be an event that this position does not depend on. The whole fold tells.
+            # This position might not depend on that event. The whole fold will tell.
             break
         return state
     return whole(ledger, position, digest=digest, processes=processes)

@@ -1,4 +1,4 @@
-"""A page of the elements at a position. It costs as much as is on the page, however many elements there are."""
+"""A page of the elements at a position. Its cost depends on what is on the page, not on the number of elements."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 LOOKED_AT: Final = 20_000
-"""How many elements to look at for one page. Few of them may have existed at an early moment."""
+"""How many elements to look at for one page. Few of them might have existed at an early moment."""
 
 
 class StandingsPage(Struct, frozen=True, kw_only=True):
-    """Some elements at a position, in bytewise key order, and the stored key to go on after; None at the end."""
+    """Some elements at a position, in bytewise key order, and the stored key to continue after; None at the end."""
 
     standings: tuple[Standing, ...]
     after: bytes | None
@@ -38,11 +38,11 @@ def page_at(
     since: int = 0,
     wanted: Callable[[Element], bool] = lambda _: True,
 ) -> StandingsPage:
-    """Return at most `count` elements behind the stored key `after` that are `wanted`, as they were at `position`.
+    """Return at most `count` elements after the stored key `after` that are `wanted`, as they were at `position`.
 
-    Only those whose last event is behind the position `since` are returned.
+    Only those whose last event is after the position `since` are returned.
 
-    A page can be shorter, or empty, and still name a key to go on after.
+    A page can be shorter, or empty, and still name a key to continue after.
 
     Raises: UnknownCriticalEventError, MalformedEventError: as `image`.
     """
@@ -62,7 +62,7 @@ def page_at(
 
 
 def _streams(ledger: Ledger, source: bytes | None, after: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield (stored key, stream) of the elements behind a key, of one source or of all."""
+    """Yield (stored key, stream) of the elements after a key, of one source or of all."""
     streams = ledger.log.streams_by_key(after=max(after, source or b""))
     if source is not None:
         streams = takewhile(lambda each: each[0][:16] == source, streams)

@@ -19,7 +19,7 @@ _PAGE = 1 << 13
 class Pointers:
     """An array with eight bytes for each stream number; 0 means no event.
 
-    It lies in a temporary file whose space is reserved at once. Ten million streams take 80 MB of disk cache, and no
+    It is in a temporary file whose space is reserved at once. Ten million streams take 80 MB of disk cache, and no
     memory of this process.
     """
 
@@ -51,7 +51,7 @@ class Pointers:
     def fill(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Store (position, stream) pairs, which must come in the order of positions.
 
-        Raises: DamagedRowError for a stream that there was no room for, because there should be none of this number.
+        Raises: DamagedRowError for a stream that there is no room for, because none should have this number.
         """
         slots = self._slots
         position = stream = 0

@@ -1,4 +1,4 @@
-"""Compute the state digest of before, `sd1`, at a position. It has to read every element, whatever is known already."""
+"""Compute the older state digest, `sd1`, at a position. It has to read every element, whatever is already known."""
 
 from __future__ import annotations
 

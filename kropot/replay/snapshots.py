@@ -90,7 +90,7 @@ def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
 
 
 def _save_pointers(ledger: Ledger, position: int) -> bool:
-    """Save the pointers at `position`, computed from earlier ones only. False if an erasure came in between."""
+    """Save the pointers at `position`, computed from earlier ones only. Return False if an erasure came in between."""
     as_of = ledger.log.head().position
     with _point(ledger, position, position - 1) as pointers:
         chunks = _pack(Checksums(ledger, POINTERS, position), pointers)

@@ -1,6 +1,6 @@
 """Counts and state digest, from the events: of a whole state, or of what changed between two positions.
 
-Both can be added and subtracted. So the state at one position follows from that at another and from the change between.
+Both can be added and subtracted. So the state at one position follows from that at another and the change between.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def whole(
 
 
 def move(ledger: Ledger, state: ReplicaState, start: int, end: int, *, digest: bool = True) -> None:
-    """Make the state at `start` that at `end`, which can be earlier or later. Raises: as `whole`."""
+    """Turn the state at `start` into that at `end`, which can be earlier or later. Raises: as `whole`."""
     for after, until in steps(*sorted((start, end))):
         state.merge(change(ledger, after, until, digest=digest), 1 if start < end else -1)
 
@@ -96,7 +96,7 @@ def steps(after: int, until: int) -> Iterator[tuple[int, int]]:
 
 
 def change(ledger: Ledger, after: int, until: int, *, digest: bool = True) -> Part:
-    """Return by how much the state at `until` is more than that at `after`. Raises: as `whole`.
+    """Return the difference from the state at `after` to that at `until`. Raises: as `whole`.
 
     This reads the events between the two, and the earlier states of the streams that they belong to.
     """

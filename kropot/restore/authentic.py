@@ -1,7 +1,7 @@
 """Open what `sc2` sealed, and compare it with what the ledger says: the element, the version, the bytes.
 
-Sealed data says itself what it is (docs/format.md, "Sealed objects"). But an object or a form of another element, or of
-another version, opens as well. So whoever knows which one is expected compares it here.
+Sealed data itself says what it is (docs/format.md, "Sealed objects"). But an object or a form of another element or
+version opens as well. So code that knows which one to expect compares it here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DamagedError(IntegrityError):
 
 
 class NoKitError(IntegrityError):
-    """None of the kits opens the form. `vault` (16 bytes) is the one that would, None if that is not known."""
+    """None of the kits opens the form. `vault` (16 bytes) is the vault whose kit would, None if unknown."""
 
     def __init__(self, message: str, *, vault: bytes | None = None) -> None:
         """Remember the vault."""
@@ -64,10 +64,10 @@ def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tupl
 
 
 def open_at_once(data: bytes, held: HeldCopy, listed: ListedElement) -> tuple[Form, bytes, bytes] | None:
-    """Return the complete form in an object that is all there, the file's bytes, and their SHA-256.
+    """Return the complete form in an object that is given whole, the file's bytes, and their SHA-256.
 
-    None if anything speaks against it, or it is not simply the object that `listed` describes: `copy_authentic` then
-    opens it, or says what is wrong.
+    Return None if a check fails, or if it is not simply the object that `listed` describes. `copy_authentic` then opens
+    it, or says what is wrong.
     """
     if len(data) != held.size or hashlib.sha256(data).digest() != held.sha256:
         return None
@@ -101,14 +101,14 @@ def copy_authentic(
 
     Raises:
         DamagedError: the object differs from what was recorded.
-        RefusedError: it is as recorded, and it is not what the owner sealed for this element and version.
+        RefusedError: it is as recorded, but it is not what the owner sealed for this element and version.
 
     """
     stored = _Hashing(source)
     try:
         form, sha256 = _copied(stored, write, held, vault, skip)
     except RefusedError:
-        # Whether the storage altered it decides what can be done: damage can be fetched again.
+        # If the storage altered it, that is damage, and the object can be fetched again.
         stored.compare(held)
         raise
     stored.compare(held)
@@ -152,7 +152,7 @@ def _copied(
 def _compare(found: ObjectHeader, listed: ObjectHeader | None, held: HeldCopy) -> None:
     """Compare the object's header with the one in the form that the ledger recorded. Raises: RefusedError.
 
-    Nothing was recorded about a single file that somebody decrypts: it is what its own header says.
+    Nothing was recorded about a single file that somebody decrypts, so its own header says what it is.
     """
     if found.element_id != held.key.id:
         raise RefusedError(Reason.NAME, "its content belongs to another element: somebody swapped them")

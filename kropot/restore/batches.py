@@ -23,24 +23,24 @@ SYNC_EVERY: Final = 12
 """How many batches to make durable together. A sync takes as long for one file as for thousands."""
 
 SYNC_EVERY_S: Final = 5.0
-"""After this many seconds, whatever was written is made durable, so that a killed run leaves it."""
+"""After this many seconds, make everything written so far durable, so that it survives a killed run."""
 
 BATCH_BYTES: Final = 16 << 20
 """The most stored bytes in a batch."""
 
 Finished = list[tuple["Planned", "Wrote | None"]]
-"""A batch and the result of each file: None if it was not written and must be restored singly."""
+"""A batch and the result of each file: None if it was not written and must be restored on its own."""
 
 
 class Batches:
-    """The batches that are under way, in order. While some become durable, others are written, but only so many."""
+    """The batches that are under way, in order. While some become durable, others are written, up to a limit."""
 
     def __init__(self, crew: Crew, copies: Copies, root: str) -> None:
-        """Begin with none. `root` is the target folder."""
+        """Start with no batches. `root` is the target folder."""
         self._crew = crew
         self._copies = copies
         self._root = root
-        # Apart for each worker that has the forms open.
+        # Separate for each worker that has the forms open.
         self._filling: dict[int | None, list[Planned]] = {}
         self._bytes: Counter[int | None] = Counter()
         self._under_way: deque[tuple[list[Planned], Job]] = deque()
@@ -48,7 +48,7 @@ class Batches:
         self._synced_at = time.monotonic()
 
     def add(self, plan: Planned) -> None:
-        """Take a small file, whose folder is there."""
+        """Take a small file whose folder exists."""
         kept = plan.opened.kept
         worker = None if kept is None else kept[0]
         filling = self._filling.setdefault(worker, [])
@@ -63,7 +63,7 @@ class Batches:
             yield self._result(*self._under_way.popleft())
 
     def rest(self) -> Iterator[Finished]:
-        """Yield all that is left. Raises: TreeError."""
+        """Yield all remaining batches. Raises: TreeError."""
         for worker in list(self._filling):
             self._send(worker)
         self._sync()
@@ -90,5 +90,5 @@ class Batches:
         try:
             return list(zip(batch, self._crew.result(job), strict=True))
         except NoRoomError:
-            # One by one, it shows which of them fit.
+            # Writing them one by one shows which of them fit.
             return [(plan, None) for plan in batch]

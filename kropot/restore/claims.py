@@ -31,8 +31,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     """What a form says about its file.
 
     `path` holds the folders and the file name, each as bytes. `name` is the whole path or name as claimed, in bytes.
-    `mtime_ns` (nanoseconds since 1970), `mode`, `sha256` (32 bytes) and `size` (bytes) are None where the form has no
-    possible value for them. `rest` holds all other fields of the form. `sealed` is the form of sc2 itself.
+    `mtime_ns` (nanoseconds since 1970), `mode`, `sha256` (32 bytes) and `size` (bytes) are None if the form has no
+    valid value for them. `rest` holds all other fields of the form. `sealed` is the form of sc2 itself.
     """
 
     path: tuple[bytes, ...]
@@ -46,7 +46,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> Kind:
-        """What the element is. Only forms of sc2 know other kinds than files."""
+        """What the element is. Only forms of sc2 have kinds other than files."""
         return Kind.FILE if self.sealed is None else self.sealed.kind
 
     @property
@@ -132,7 +132,7 @@ def _path(fields: dict[str, Any]) -> bytes | None:
 
 
 def _number(value: object) -> object:
-    """Return the number that this text is in decimal digits, else the value itself: earlier forms have a number."""
+    """Return the number in a decimal text, and any other value as is, because older forms have a number."""
     return int(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 

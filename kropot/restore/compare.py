@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Verified(Struct, frozen=True, kw_only=True):
-    """A copy of `size` plain bytes that is as it was stored, and that the folder holds, if one was given."""
+    """A copy of `size` plain bytes that is as it was stored. If a folder was given, the folder has it too."""
 
     planned: Planned
     size: int
@@ -42,7 +42,7 @@ def compare(
 ) -> Iterator[Verified | RestoreProblem]:
     """Read every planned copy to its end, and the file at its path below `root`. Yield each result in order.
 
-    Any thread calls `moved` with the number of bytes that it read.
+    Any thread can call `moved`, with the number of bytes that it read.
 
     Raises: OSError if `root` cannot be opened.
     """
@@ -51,7 +51,7 @@ def compare(
         if root is not None:
             folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, folder)
-        # The threads must have ended before the folder is closed: later its descriptor may belong to another file.
+        # The threads must end before the folder is closed, because its descriptor can then belong to another file.
         stack.callback(pool.shutdown, cancel_futures=True)
         yield from in_order(pool, lambda plan: _compared(plan, copies, folder, moved), plans, window=64)
 
@@ -76,7 +76,7 @@ def _compared(
 
 
 def _difference(plan: Planned, folder: int, sha256: bytes) -> RestoreProblem | None:
-    """Return how what is in the folder differs from the copy, None if it is the same kind with the same content."""
+    """Return how the entry in the folder differs from the copy, None if it has the same kind and content."""
     if plan.opened.claim.kind is not Kind.FILE:
         return _other_entry(plan, folder)
     try:
@@ -93,7 +93,7 @@ def _difference(plan: Planned, folder: int, sha256: bytes) -> RestoreProblem | N
 
 
 def _other_entry(plan: Planned, folder: int) -> RestoreProblem | None:
-    """Return how a folder or symlink differs from the form, None if it is there and leads to the same place."""
+    """Return how a folder or symlink differs from the form, None if it exists with the same target."""
     kind = plan.opened.claim.kind
     try:
         if kind is Kind.FOLDER:

@@ -1,7 +1,7 @@
-"""The worker processes of a restore: they open forms and write small files, a page at a time. On one processor, none.
+"""The worker processes of a restore: they open forms and write small files, a page at a time.
 
-Work that no worker could do comes back undone, and the caller does it itself. What goes through the pipes, and what a
-worker does, stands in kropot/restore/worker.py.
+With one processor, there are none. Work that no worker could do comes back undone, and the caller does it itself.
+kropot/restore/worker.py has the messages in the pipes, and the worker's side.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _PAGE: Final = 250
 """How many forms a worker opens at a time."""
 
 _AT_ONCE: Final = 4
-"""How many pages of forms a worker has at once: one is being opened, and others are ready. Writing does not count."""
+"""How many pages of forms a worker has at once: one being opened, and others waiting. Writing does not count."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A question for a worker, and its answer. `worker` does it, None as long as any may.
+    """A question for a worker, and its answer. `worker` answers it, None while any worker may take it.
 
     `first` is the number of the first form that it looks at, counted for each worker from 0.
     """
@@ -52,10 +52,10 @@ class Job:
 
 
 class Crew:
-    """Worker processes, started before any thread. `close` MUST come before what they write to is closed."""
+    """Worker processes, started before any thread. `close` MUST be called before their target is closed."""
 
     def __init__(self, copies: Copies, keys: Sequence[Key], owners: Owners, *, workers: int | None = None) -> None:
-        """Start them, one a processor. Without a safe fork, or with one processor, the caller's own process works."""
+        """Start one per processor. Without a safe fork, or with one processor, the caller's process does the work."""
         self._keys = tuple(keys)
         self._own = SmallFiles(copies, keys, owners)
         self._processes: list[ChildProcess] = []
@@ -66,7 +66,7 @@ class Crew:
         self._at_work: dict[Connection, dict[int, Job]] = {each.links[0]: {} for each in self._processes}
         self._numbers = 0
         self._waiting: deque[Job] = deque()
-        # How many forms each has looked at.
+        # How many forms each worker has looked at.
         self._looked = [0] * max(1, len(self._processes))
 
     def __enter__(self) -> Self:
@@ -79,11 +79,11 @@ class Crew:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there are no workers, and each batch is durable when it is written."""
+        """Whether there are no workers, so that each batch is durable when it is written."""
         return not self._processes
 
     def looks(self, helds: Iterable[HeldCopy]) -> Iterator[tuple[HeldCopy, Opened | None]]:
-        """Yield each copy, in order, with what a glance at its form shows; None for what is no small file to us."""
+        """Yield each copy, in order, with a glance at its form; None if it is not a small file that a key opens."""
         under_way: deque[tuple[list[HeldCopy], Job]] = deque()
         for page in pages(helds, _PAGE):
             under_way.append((page, self._submit(Job(LOOK, (page,)))))
@@ -93,18 +93,18 @@ class Crew:
             yield from self._seen(*under_way.popleft())
 
     def remember(self, held: HeldCopy, opened: Opened) -> None:
-        """Be told of a form that is open already. Workers open it themselves."""
+        """Remember a form that is already open. Workers open it themselves."""
         if not self._processes:
             self._own.remember(held, opened)
 
     def writes(self, root: str, plans: Sequence[Planned], places: Sequence[Placement | None]) -> Job:
-        """Have small files written. `result` returns what came of it, as `SmallFiles.write` does, after a `sync`.
+        """Have small files written. After a `sync`, `result` returns the outcome, as `SmallFiles.write` does.
 
-        All of them were looked at by the same worker, or by none. That one is asked, since it has their forms open.
+        The same worker, or none, has looked at all of them. That worker writes them, because it has their forms open.
         """
         kept = plans[0].opened.kept
         worker = None if kept is None else kept[0]
-        # A worker keeps the last forms that it has opened.
+        # A worker keeps only the last forms that it opened.
         lost = self._looked[worker or 0] - REMEMBERED
         tasks: list[Task] = []
         for plan, place in zip(plans, places, strict=True):
@@ -114,12 +114,12 @@ class Crew:
         return self._submit(Job(WRITE, (root, tasks), worker))
 
     def sync(self) -> None:
-        """Have made durable what was to be written before; the workers go on meanwhile. Raises: TreeError."""
+        """Have everything submitted so far made durable. The workers continue meanwhile. Raises: TreeError."""
         for link in self._at_work:
             self._send(link, sync_question())
 
     def result(self, job: Job) -> list[Wrote | None]:
-        """Return the answer to a job when it is there. Raises: TreeError."""
+        """Wait for the answer to a job, and return it. Raises: TreeError."""
         while not job.is_done:
             if self._processes:
                 self._collect()
@@ -133,7 +133,7 @@ class Crew:
         return [each and Wrote._make(each) for each in job.answer]
 
     def close(self) -> None:
-        """End the workers, and what they are at."""
+        """End the workers, and whatever they are doing."""
         while self._processes:
             self._processes.pop().end()
         self._at_work.clear()
@@ -142,7 +142,7 @@ class Crew:
     # --- helpers ---
 
     def _submit(self, job: Job) -> Job:
-        """Take a job; the worker that it is for gets it at once, any worker as soon as it is free."""
+        """Take a job. Send it to its worker at once, or to any worker as soon as one is free."""
         if not self._processes:
             return job
         if job.worker is None:
@@ -165,7 +165,7 @@ class Crew:
                     self._tell(worker, link, self._waiting.popleft())
 
     def _begin(self, worker: int, job: Job) -> None:
-        """Note who does a job, and count the forms that it looks at."""
+        """Note which worker does a job, and count the forms that it looks at."""
         job.worker = worker
         if job.kind == LOOK:
             job.first = self._looked[worker]
@@ -185,7 +185,7 @@ class Crew:
             self._fail(link)
 
     def _collect(self) -> None:
-        """Take the answers that are there; wait for one."""
+        """Take the answers that have arrived. Wait for at least one."""
         at_work = {link: jobs for link, jobs in self._at_work.items() if jobs}
         ready = set(wait(at_work))
         for link, jobs in at_work.items():

@@ -1,6 +1,6 @@
-"""The drill: which copies to open, picked at random over all sources that the kits at hand open.
+"""The drill: pick the copies to open at random, from all sources that the given kits open.
 
-Nobody can tell beforehand which ones it will be. So a keeper cannot prepare for it.
+Nobody can predict which copies it picks, so a keeper cannot prepare for it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _PROBES: Final = 4
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """The copies to open, how many elements each source has that the kits open, and the sources of other kits.
+    """The copies to open, the number of elements in each source that the kits open, and the sources of other kits.
 
-    `altered` are those of the picked elements whose events are not what was recorded. They count as not opened.
+    `altered` are the picked elements whose events differ from those that were recorded. They count as not opened.
     """
 
     helds: tuple[HeldCopy, ...]
@@ -61,19 +61,19 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class Drawn(Protocol):
-    """What copies are drawn from: a ledger, an export, or a keeper."""
+    """A place to draw copies from: a ledger, an export, or a keeper."""
 
     def elements(self) -> Mapping[bytes, int]:
         """Return how many elements each source has, by its id."""
         ...
 
     def pick(self, source: bytes, wanted: int, count: int, chance: Random) -> Iterable[HeldCopy | RestoreProblem]:
-        """Yield about so many copies of a source with `count` elements, and what of them is not what was recorded."""
+        """Yield about `wanted` copies of a source with `count` elements, or a problem where the events were altered."""
         ...
 
 
 def draw(drawn: Drawn, kits: Sequence[Key], *, wanted: int, chance: Random) -> Sample:
-    """Pick about so many copies, at least one of each source. The time for it does not grow with the ledger."""
+    """Pick about `wanted` copies, at least one of each source. The time for this does not grow with the ledger."""
     ours, foreign = dict[bytes, int](), []
     for source, count in drawn.elements().items():
         if not count:
@@ -113,7 +113,7 @@ class LedgerDrawn:
         return elements
 
     def pick(self, source: bytes, wanted: int, count: int, chance: Random) -> Iterator[HeldCopy | RestoreProblem]:
-        """Yield about so many copies. This takes no longer for many elements."""
+        """Yield about `wanted` copies. The time for this does not grow with the number of elements."""
         for key in _picked(self._ledger, source, wanted, count, chance):
             yield _held(self._ledger, key, self._position)
 
@@ -142,9 +142,9 @@ def _picked(ledger: Ledger, source: bytes, wanted: int, count: int, chance: Rand
     for _ in range(_PROBES * wanted):
         if len(picked) == wanted:
             break
-        # The ids of sealed elements are digests, so any beginning of one is as likely as any other.
+        # The ids of sealed elements are digests, so all beginnings are equally likely.
         start = StreamKey(source=source, kind=FILE_KIND, id=chance.randbytes(32).hex())
-        # Behind the last id, it goes on at the first one.
+        # After the last id, continue at the first one.
         behind = chain(ledger.scan(source=source, after=start), ledger.scan(source=source))
         if (key := next((entry.key for entry in islice(behind, _WALK) if _has_copy(entry)), None)) is not None:
             picked[key] = None
@@ -169,7 +169,7 @@ def _held(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | RestorePr
 
 
 def _is_opened(held: HeldCopy, kits: Sequence[Key]) -> bool:
-    """Whether the kits open the element's source. A form that is refused is that of a source of ours, too."""
+    """Return whether the kits open the element's source. A form that is refused belongs to such a source, too."""
     sealed = sealed_text(held.form)
     if sealed is None:
         return False
@@ -185,7 +185,7 @@ def _is_opened(held: HeldCopy, kits: Sequence[Key]) -> bool:
 
 
 def _vault_of(sealed: str) -> bytes | None:
-    """Return the vault that a form names, None where it cannot be read."""
+    """Return the vault that a form names, None if it cannot be read."""
     try:
         return parse_header(list_form_bytes(sealed)).vault
     except RefusedError:

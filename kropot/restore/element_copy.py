@@ -38,7 +38,7 @@ def standing_of(ledger: Ledger, key: StreamKey, position: int) -> Standing | Non
 
 
 def judged(ledger: Ledger, standing: Standing) -> HeldCopy:
-    """Return the copy of one element, whose events agree with their headers. Raises: AlteredError."""
+    """Compare the events of one element with their headers, and return its copy. Raises: AlteredError."""
     held = next(held_at(ledger, [standing], with_events=True))
     source = ledger.sources().get(standing.key.source)
     refuse_altered(held, None if source is None else source.source.salt)

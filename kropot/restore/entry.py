@@ -1,4 +1,4 @@
-"""What is planned about one entry: what it is, what it gets, and whether it may replace what has its name. Pure."""
+"""What is planned for one entry: its kind and attributes, and whether it may replace whatever has its name. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned
 
 Overwrite = Literal["never", "older", "always"]
-"""When a file that restore did not write is replaced. "older": if it is older than the file that comes back."""
+"""When a file that restore did not write is replaced. "older": if it is older than the restored file."""
 
 _NS: Final = 1_000_000_000
 _FORMATS: Final = {Kind.FILE: stat.S_IFREG, Kind.FOLDER: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
@@ -35,7 +35,7 @@ def may_overwrite(found: os.stat_result, plan: Planned, overwrite: Overwrite) ->
 
 
 def is_of_kind(found: os.stat_result, plan: Planned) -> bool:
-    """Return whether what has the name is a file, folder or symlink, as planned."""
+    """Return whether the entry that has the name is a file, folder or symlink, as planned."""
     return stat.S_IFMT(found.st_mode) == _FORMATS[plan.opened.claim.kind]
 
 
@@ -52,12 +52,12 @@ def target_of(plan: Planned) -> bytes:
 
 
 def is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    """Return whether these are one file."""
+    """Return whether these are the same file."""
     return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 def size_of(plan: Planned, found: os.stat_result) -> int:
-    """Return how many bytes what has the name counts for."""
+    """Return how many bytes the entry that has the name counts for."""
     return found.st_size if plan.opened.claim.kind is Kind.FILE else 0
 
 

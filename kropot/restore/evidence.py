@@ -1,6 +1,6 @@
 """What an export carries so that it can be checked elsewhere: the events of its copies, and the headers of all events.
 
-docs/format.md, "Exports", has the bytes.
+docs/format.md, "Exports", defines the bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_EVENTS = 2
 
 
 class Origin(Struct, frozen=True, kw_only=True):
-    """Where an export comes from: the first event of the ledger, its state after `position`, and its sources' salts."""
+    """Where an export comes from: the ledger's first event, the exported state's position, and the sources' salts."""
 
     first: StoredEvent
     position: int
@@ -50,9 +50,9 @@ def history_parts(origin: Origin, headers: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read_history(fd: int) -> tuple[Origin, Iterator[bytes]]:
-    """Return where an export comes from, and the headers of all events. It takes the descriptor.
+    """Return where an export comes from, and the headers of all events. This takes over the descriptor.
 
-    Raises: ValueError if it is not such a file. The headers end where it is damaged.
+    Raises: ValueError if it is not such a file. The headers end where the file is damaged.
     """
     file = os.fdopen(fd, "rb")
     if file.read(len(_MAGIC)) != _MAGIC:
@@ -92,10 +92,10 @@ def event_json(event: StoredEvent) -> dict[str, Any]:
 
 
 def with_events(held: HeldCopy, shown: object, *, stored: bool = True) -> HeldCopy:
-    """Return a copy with what its events say, in the place of what its line says.
+    """Return a copy as its events describe it, in place of what its line says.
 
-    Only the export's own file, and whether the source was past, are taken from the line. A copy whose events cannot be
-    read, or do not belong together, says so in `refused`. With `stored`, so does one that has no copy.
+    Only the export's own file, and whether the source was past, are taken from the line. If the events cannot be read,
+    or do not belong together, `refused` says so. With `stored`, so it does if there is no copy.
     """
     try:
         return _told(held, _events(shown), stored=stored)
@@ -112,12 +112,12 @@ def _events(shown: object) -> tuple[StoredEvent, ...]:
 
 
 def read_event(shown: dict[str, Any]) -> StoredEvent:
-    """Return an event that `event_json` shows. Raises: ValueError, TypeError, KeyError, LedgerError."""
+    """Return an event that `event_json` wrote. Raises: ValueError, TypeError, KeyError, LedgerError."""
     return _event(*(base64.b64decode(shown[name], validate=True) for name in ("header", "nonce", "payload")))
 
 
 def _event(header: bytes, nonce: bytes, payload: bytes) -> StoredEvent:
-    """Return an event from its proof. Its columns are those that its header says. Raises: LedgerError."""
+    """Return an event from its proof. Its columns come from its header. Raises: LedgerError."""
     read = decode_header(header)
     return StoredEvent(
         seq=read.seq,

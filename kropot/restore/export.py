@@ -90,7 +90,7 @@ def export(
     """Write every held copy, several at a time. Yield each result in order, then write the manifest.
 
     `links` says what the export can share with the storage instead of copying it: nothing, blocks (`reflink`), or the
-    files themselves (`hard`). `history` are the parts of the file that proves where the copies come from
+    files themselves (`hard`). `history` has the parts of the file that proves where the copies come from
     (kropot/restore/evidence.py), None for no such file.
 
     Raises:
@@ -130,9 +130,9 @@ _Done = tuple[Exported, os.stat_result | None]
 
 
 class _ExportTask(Struct, frozen=True):
-    """A copy to write at a path. `is_taken`: a file is there already, which may be ours or not.
+    """A copy to write at a path. `is_taken` is true if a file is already there, ours or not.
 
-    `place` is where the ledger says that it lies in a pack.
+    `place` is its place in a pack, according to the ledger.
     """
 
     held: HeldCopy
@@ -163,7 +163,7 @@ class _ExportJob:
             return False
 
     def write_whole(self, name: bytes, parts: Iterable[bytes]) -> None:
-        """Write a file in the top folder, in the place of that of an earlier run. Raises: InTheWayError, TreeError."""
+        """Write a file in the top folder, replacing that of an earlier run. Raises: InTheWayError, TreeError."""
         replace = self.may_replace(name)
         draft, digest = self._tree.draft(), hashlib.sha256()
         try:
@@ -223,7 +223,7 @@ class _ExportJob:
         return Exported(held=task.held, path=task.path, existed=False), found
 
     def _source(self, task: _ExportTask) -> BinaryIO:
-        """Return the stored bytes: of a pack at once, where the place that the ledger told is sound."""
+        """Open the stored bytes. From a pack, read them in one piece if the place from the ledger is right."""
         if task.place is not None:
             with suppress(ObjectMissingError, StorageError, OSError):
                 data = self._copies.read(task.held, task.place)
@@ -270,7 +270,7 @@ _FLAWS: dict[type[Exception], Flaw] = {
 
 
 def _placed(helds: Iterable[HeldCopy], copies: Copies) -> Iterator[tuple[HeldCopy, Placement | None]]:
-    """Yield each copy with where it lies in a pack: asking the ledger for each of them would take most of the time."""
+    """Yield each copy with its place in a pack. Single queries to the ledger would take most of the time."""
     for page in pages(helds, PLACED):
         yield from zip(page, copies.places(page), strict=True)
 
@@ -297,7 +297,7 @@ def _line(done: Exported | Unexported) -> bytes:
     line |= held_json(held) | {"is_older": held.is_older, "is_past": held.is_past}
     header = sealed_header(held.form)
     if header is not None:
-        # Whoever checks the copy elsewhere compares these with its own header.
+        # A check of the copy elsewhere compares these with the copy's own header.
         line["sc2"] = {"vault": header.vault.hex(), "version": header.version.hex()}
     line["form"] = json.loads(held.form)
     if held.events:

@@ -1,4 +1,4 @@
-"""The folders of a restore: they get their modes and times when nothing more comes into them, the deepest first."""
+"""The folders of a restore. They get their modes and times once nothing more goes into them, the deepest first."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _DEEPEST = 0xFFFF
 class Folders:
     """The folders that a restore makes or finds. Memory stays flat however many there are.
 
-    From the first one that has a mode on, new folders are made for this user alone, so that nobody sees what the source
-    keeps private. Those about which nothing is known get the usual mode at the end.
+    Once a folder that has a mode is expected, new folders are made for this user alone, so that nobody sees what the
+    source keeps private. Folders about which nothing is known get the usual mode at the end.
     """
 
     def __init__(self, tree: TargetFolder, journal: Journal) -> None:
-        """Begin with none."""
+        """Start with no folders."""
         self._tree = tree
         self._journal = journal
         self._spool = Spool[tuple[Parts, Attributes | None]]()
@@ -41,7 +41,7 @@ class Folders:
         self._knows = False
 
     def __enter__(self) -> Self:
-        """Return itself; the end of the block gives the temporary files back."""
+        """Return itself; the end of the block frees the temporary files."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,9 +50,9 @@ class Folders:
         self._ever_made.close()
 
     def expect(self) -> None:
-        """Be told that folders come that have modes. Only one thread calls this.
+        """Prepare for folders that have modes. Only one thread calls this.
 
-        The top folder gets its mode only if it was empty when the first restore began: else it is somebody's own.
+        The top folder gets its mode only if it was empty when the first restore began. Otherwise it is somebody's.
         """
         if self._knows:
             return
@@ -74,7 +74,7 @@ class Folders:
         return self._journal.is_ours((), _OURS)
 
     def add(self, path: Parts, wanted: Attributes) -> None:
-        """Take a folder that is there. Only one thread calls this."""
+        """Take a folder that exists. Only one thread calls this."""
         self._spool.add(_key(path), (path, wanted))
         self._take_made()
 
@@ -108,5 +108,5 @@ def _mark(path: Parts) -> bytes:
 
 
 def _key(path: Parts) -> bytes:
-    """Return what sorts the deepest folders first."""
+    """Return a key that sorts the deepest folders first."""
     return (_DEEPEST - len(path)).to_bytes(2, "big") + b"/".join(path)

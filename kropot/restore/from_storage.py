@@ -1,4 +1,4 @@
-"""The newest version of each element that a storage has objects of, read from the objects alone, without a ledger."""
+"""Find the newest version of each element in a storage, from its objects alone, without a ledger."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class _Found(NamedTuple):
 
 
 def newest_versions(objects: ObjectStore, vaults: Mapping[bytes, Vault], survey: Surveyed) -> Iterator[HeldCopy]:
-    """Yield the version of each element that was sealed last. Memory stays flat: what was found is sorted on disk.
+    """Yield the version of each element that was sealed last. Memory stays flat: the results are sorted on disk.
 
-    Raises: WrongKeyError if there are objects of sc2, and the kits open none of them.
+    Raises: WrongKeyError if there are objects of sc2, but the kits open none of them.
     """
     with Spool[_Found]() as spool:
         for sha256, size in objects.walk():
@@ -112,7 +112,7 @@ def _vault_of(objects: ObjectStore, sha256: bytes) -> str:
 
 
 def _order(found: _Found) -> bytes:
-    """Return the key by which an element's versions come together, the one that was sealed last at the end."""
+    """Return a sort key that puts an element's versions together, the one that was sealed last at the end."""
     return found.source + found.element.encode() + found.sealed_us.to_bytes(8, "big") + found.sha256
 
 

@@ -1,8 +1,8 @@
-"""The history that a restore stands on: every event that it uses is compared with the tree of all events.
+"""The history that a restore relies on: every event that it uses is compared with the tree of all events.
 
-The headers of all events are read once, and their tree is computed here. So nothing rests on what a database says about
-its own tree. Each event that is used must then be in that tree, must be the last of its stream, and must have the
-payload that its header commits to. A signed checkpoint, or what a kit remembers, tells whether it is the true tree.
+The headers of all events are read once, and their tree is computed here. So nothing relies on what a database says
+about its own tree. Each event that is used must then be in that tree, must be the last of its stream, and must have the
+payload that its header commits to. A signed checkpoint, or what a kit remembers, shows whether it is the true tree.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AlteredError(IntegrityError):
 
 
 def headers_of(ledger: Ledger, size: int, *, after: int = 0) -> Iterator[bytes]:
-    """Yield the stored headers of the first `size` events behind `after`. It ends early where one is missing."""
+    """Yield the stored headers of the events after position `after`, up to `size`. It ends early if one is missing."""
     at = after
     while at < size:
         page = ledger.log.page(at, size, _PAGE)
@@ -66,7 +66,7 @@ def headers_of(ledger: Ledger, size: int, *, after: int = 0) -> Iterator[bytes]:
 class History:
     """The tree of the events, and the last event of each stream. Memory stays flat: both are in temporary files.
 
-    `roots` has the tree's root at each of the sizes that were asked for, as far as there are so many events.
+    `roots` has the tree's root at each size in `marks` that the history reaches.
     """
 
     def __init__(self, headers: Iterable[bytes], *, until: int, marks: Collection[int] = ()) -> None:
@@ -85,7 +85,7 @@ class History:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the temporary files back."""
+        """Free the temporary files."""
         self._leaves.close()
         self._last.close()
         self._erased.close()
@@ -96,7 +96,7 @@ class History:
         return self.tree.size
 
     def judged(self, helds: Iterable[HeldCopy], salts: Mapping[bytes, bytes]) -> Iterator[HeldCopy]:
-        """Yield the copies. Those that come from altered events say so in `refused`. The events are left out.
+        """Yield the copies without their events. Those that come from altered events say so in `refused`.
 
         `salts` are the salts of the sources, by their ids.
         """
@@ -115,15 +115,15 @@ class History:
         self._is_whole = True
 
     def hidden(self, ledger: Ledger) -> int:
-        """Return how many elements of this history were not shown, and not erased either.
+        """Return how many elements of this history were neither shown nor erased.
 
-        It is 0 as long as not all that there is was read.
+        It is 0 until `judged` has yielded all copies.
         """
         unseen = (at for mark, at, _ in self._last.unseen() if mark not in self._erased) if self._is_whole else ()
         return sum(_is_element(event) for page in pages(unseen, _PAGE) for event in ledger.log.events_at(sorted(page)))
 
     def left_out(self) -> int:
-        """Return how many elements with a copy were not shown, and not erased either. This needs no ledger."""
+        """Return how many elements with a copy were neither shown nor erased. This needs no ledger."""
         unseen = self._last.unseen() if self._is_whole else ()
         return sum(is_stored and mark not in self._erased for mark, _, is_stored in unseen)
 
@@ -142,7 +142,7 @@ class History:
         return True
 
     def vouches(self, ledger: Ledger, source: bytes, salt: bytes) -> bool:
-        """Return whether the events of this history say about a source what the ledger says about it."""
+        """Return whether the events of this history say the same about a source as the ledger does."""
         for key in (source_key(source), keeping_key(source)):
             digest = stream_digest(salt, key)
             events = ledger.log.stream_events(key.stored, newest_first=True)
@@ -186,7 +186,7 @@ class History:
 
 
 def header_of(event: StoredEvent) -> Header:
-    """Return the header of an event whose columns and payload are those that the header commits to.
+    """Compare an event's columns and payload with those that its header commits to, and return the header.
 
     Raises: AlteredError.
     """
@@ -219,9 +219,9 @@ def refuse_altered(held: HeldCopy, salt: bytes | None) -> None:
 
 
 def _stream_and_type(header: bytes) -> tuple[bytes, bytes]:
-    """Return the stream's digest and the type's name in a header, without decoding the rest of it: there are millions.
+    """Return the stream's digest and the type's name in a header. The rest is not decoded: there are millions.
 
-    Of a malformed header they are something, and no event that is used has them.
+    For a malformed header the values mean nothing, and no event that is used has them.
     """
     digest = 4 + _width(header, 2)
     version = digest + _DIGEST

@@ -89,7 +89,7 @@ def header_of(source: BinaryIO) -> ObjectHeader | None:
 
 
 def in_header(path: Path, sha256: bytes, size: int) -> HeldCopy | None:
-    """Return what an object of sc2 says itself, None for other files: its kit alone opens it."""
+    """Return what an object of sc2 says about itself, None for other files. Its kit alone is enough to open it."""
     with open_named(path) as file:
         header = header_of(file)
     if header is None:

@@ -61,7 +61,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     """A restored file of `size` plain bytes, a folder, or a symlink. `existed` is true if it was there before this run.
 
     `overwrote` is true if it replaced a file that restore had not written, and `unlinked` if it should be one file with
-    others and is one of its own.
+    others but is a separate file.
     """
 
     planned: Planned
@@ -72,9 +72,9 @@ class Restored(Struct, frozen=True, kw_only=True):
 
 
 class _Written(Struct, frozen=True, kw_only=True):
-    """What came under its name. `existed` is true if this run did not write it.
+    """An entry that has its name. `existed` is true if this run did not write it.
 
-    `found` is its status on disk, for the journal; None for a folder, which has `wanted` for its end instead.
+    `found` is its status on disk, for the journal; None for a folder, which gets `wanted` at the end instead.
     """
 
     planned: Planned
@@ -102,10 +102,10 @@ def restore(
     """Write what is planned, and yield each result. Small files go to the crew in batches, all others to the pool.
 
     Files that an earlier run finished are not written again. Files that are not ours are changed only as `overwrite`
-    allows. If such a file already holds exactly the planned content, it counts as restored. Any thread calls `moved`
-    with the number of bytes that it wrote, or that an earlier run had written. `keys` are the keys in the plans: they
-    are never written to the disk. Without a crew, this thread writes the small files. What the target refuses beside
-    contents is counted in `tree.refused`.
+    allows. If such a file already holds exactly the planned content, it counts as restored. Any thread can call
+    `moved`, with the number of bytes that it wrote, or that an earlier run had written. `keys` are the keys in the
+    plans: they are never written to the disk. Without a crew, this thread writes the small files. `tree.refused` counts
+    what the target refuses besides contents.
 
     Raises:
         TreeError: nothing more can be written. Every file that has a name is complete, and a second run continues.
@@ -137,7 +137,7 @@ def restore(
 
 
 def _apart(plans: Iterable[Planned | RestoreProblem], linked: Spool[Planned]) -> Iterator[Planned | RestoreProblem]:
-    """Yield the plans, and put those that are one file with others into `linked`, where they come together."""
+    """Yield the plans, but put names of files with several names into `linked`, which groups them."""
     for plan in plans:
         if isinstance(plan, Planned) and (group := group_of(plan)) is not None:
             linked.add(group, plan)
@@ -146,7 +146,7 @@ def _apart(plans: Iterable[Planned | RestoreProblem], linked: Spool[Planned]) ->
 
 
 class _Task(Struct, frozen=True):
-    """A planned entry. `is_taken`: something of its kind has its name already, which may be ours or not."""
+    """A planned entry. `is_taken` is true if something of its kind already has its name, ours or not."""
 
     planned: Planned
     is_taken: bool
@@ -168,7 +168,7 @@ class _Job(Struct, frozen=True, kw_only=True):
     def outcomes(
         self, plans: Iterable[Planned | RestoreProblem], crew: Crew, pool: Executor
     ) -> Iterator[Restored | RestoreProblem]:
-        """Carry the plans out: small files in batches, others one by one. Yield what came of them."""
+        """Carry out the plans: small files in batches, others one by one. Yield the outcomes."""
         batches = Batches(crew, self.copies, str(self.tree.root))
         singles = deque["Future[_Written | Restored | RestoreProblem]"]()
         try:
@@ -193,7 +193,7 @@ class _Job(Struct, frozen=True, kw_only=True):
                 single.cancel()
 
     def _done(self, batches: Iterable[Finished]) -> Iterator[Restored | RestoreProblem]:
-        """Record each batch at once, and do by itself what was not written."""
+        """Record each batch in one go, and restore one by one the files that it did not write."""
         for batch in batches:
             written = [wrote for _, wrote in batch if wrote is not None]
             self.journal.wrote_lines([wrote.line for wrote in written])
@@ -210,7 +210,7 @@ class _Job(Struct, frozen=True, kw_only=True):
         return self.record(outcome) if isinstance(outcome, _Written) else outcome
 
     def _is_small(self, plan: Planned) -> bool:
-        """Whether this is a file that is read as a whole, and has no other names."""
+        """Return whether this is a file that is read as a whole, and has no other names."""
         is_file = plan.opened.claim.kind is Kind.FILE and group_of(plan) is None
         return is_file and plan.held.size <= SMALL and unopened_of(plan) is None
 
@@ -264,7 +264,7 @@ class _Job(Struct, frozen=True, kw_only=True):
                 return self._write(task) if task.group is None else self._write_one_of(task, task.group)
 
     def record(self, written: _Written) -> Restored:
-        """Remember what came under its name. Only one thread calls this, in order."""
+        """Record an entry that has its name. Only one thread calls this, in order."""
         plan, content = written.planned, written.content
         if written.wanted is not None:
             self.folders.add(plan.path, written.wanted)
@@ -319,13 +319,13 @@ class _Job(Struct, frozen=True, kw_only=True):
         return self._read(plan, lambda data: self.moved(len(data)))
 
     def _attributes(self, plan: Planned, content: Content) -> Attributes:
-        """Return what the entry gets beside its content."""
+        """Return what the entry gets besides its content."""
         wanted, lost = wanted_of(plan, content.form, self.owners)
         self.tree.note(lost)
         return wanted
 
     def _write_one_of(self, task: _Task, group: LinkGroup) -> _Written | Restored | RestoreProblem:
-        """Write a file that has several names, or link it to the name that is there already."""
+        """Write a file that has several names, or link it to the name that already exists."""
         plan = task.planned
         with group.lock:
             found = self.tree.look(plan.path)
@@ -341,7 +341,7 @@ class _Job(Struct, frozen=True, kw_only=True):
             return outcome
 
     def _link(self, task: _Task, lead: Parts, sha256: bytes | None) -> _Written | RestoreProblem:
-        """Make another name of the file at `lead` if the contents agree, else a file of its own."""
+        """Make another name for the file at `lead` if the contents agree, else a separate file."""
         plan = task.planned
         content = self._check(plan)
         if isinstance(content, RestoreProblem):
@@ -360,9 +360,9 @@ class _Job(Struct, frozen=True, kw_only=True):
         return outcome if isinstance(outcome, RestoreProblem) else replace(outcome, unlinked=True)
 
     def _join(self, task: _Task, kept: _Written, lead: Parts, sha256: bytes | None) -> _Written:
-        """Make a file that is there, and has the right content, another name of the file at `lead`.
+        """Replace an existing file that has the right content with another name for the file at `lead`.
 
-        A run that was killed before it knew the other names leaves such a file of its own.
+        A run that was killed before it knew the other names leaves such a separate file.
         """
         there, path = self.tree.look(lead), task.planned.path
         if there is not None and kept.found is not None and is_same(there, kept.found):
@@ -371,7 +371,7 @@ class _Job(Struct, frozen=True, kw_only=True):
         return replace(kept, found=self.tree.look(path)) if is_one else replace(kept, unlinked=True)
 
     def _hash_of(self, path: Parts, known: bytes | None) -> bytes | None:
-        """Return the SHA-256 of a file that is there, None if it cannot be read."""
+        """Return the SHA-256 of an existing file, None if it cannot be read."""
         if known is not None:
             return known
         try:

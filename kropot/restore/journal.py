@@ -1,8 +1,8 @@
 """The journal of a run: one JSON line for each file that it wrote. A second run uses it to continue.
 
 For a restore, the journal is also the manifest. A file is ours if the journal has a line for it, and the file still has
-exactly the content (SHA-256) in that line. Size and time prove nothing: whoever can write the journal can see them. Any
-other file in the folder belongs to somebody else, and we never write to it.
+exactly the content (SHA-256) in that line. Size and time prove nothing: anyone who can write to the journal can see
+them. Any other file in the folder belongs to somebody else, and we never write to it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Written:
             held = json.loads(line)
             path = tuple(read_name("file", held).split(b"/"))
             size, mtime_ns, identity = held["file_size"], held["file_mtime_ns"], bytes.fromhex(held["identity"])
-            # An export's lines of before have no SHA-256, but for the manifest's, which has it as its identity.
+            # The lines of an older export have no SHA-256, except the manifest's, which has it as its identity.
             sha256 = bytes.fromhex(held.get("sha256", held["identity"]))
             self._learn(_done(path, identity, int(size), int(mtime_ns)), _ours(path, sha256))
         except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
@@ -123,13 +123,13 @@ class Journal(Written):
     ) -> None:
         """Record a file that has its name, and its content's SHA-256 (32 bytes).
 
-        The line is on disk when `sync` returns, or before. Raises: TreeError.
+        The line is on disk when `sync` returns, or earlier. Raises: TreeError.
         """
         self._add(line_of(path, identity, found, sha256, details))
         self._learn(_done(path, identity, found.st_size, found.st_mtime_ns), _ours(path, sha256))
 
     def wrote_lines(self, lines: Sequence[bytes]) -> None:
-        """Record files that have names, at once. No later question of this run is about them. Raises: TreeError."""
+        """Record files that have their names, in one go. This run does not ask about them again. Raises: TreeError."""
         self._waiting += lines
         self._flush()
 
@@ -159,7 +159,7 @@ class Journal(Written):
             raise trouble(error, f"syncing {self._place}") from None
 
     def close(self) -> None:
-        """Close the file. Lines that were not synced may be lost; the next run then compares those files again."""
+        """Close the file. Lines that were not synced can be lost; the next run then compares those files again."""
         try:
             self._flush()
         finally:
@@ -177,7 +177,7 @@ class Journal(Written):
 
 
 def line_of(path: Parts, identity: bytes, found: os.stat_result, sha256: bytes, details: dict[str, Any]) -> bytes:
-    """Return the line about a file that has its name; `sha256` is its content's."""
+    """Return the line about a file that has its name; `sha256` is that of its content."""
     line = show_name("file", b"/".join(path)) | {
         "file_size": found.st_size,
         "file_mtime_ns": found.st_mtime_ns,
@@ -248,7 +248,7 @@ def _is_torn(line: bytes) -> bool:
 
 
 def show_name(field: str, name: bytes) -> dict[str, str]:
-    """Return the name as JSON fields. A name that is not valid UTF-8 is escaped text, and base64 in a second field."""
+    """Return the name as JSON fields. A name that is not UTF-8 becomes escaped text, and base64 in a second field."""
     try:
         return {field: name.decode()}
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
 """Two tables in temporary files that the system can page out: the leaves of a tree, and the last event of each stream.
 
-Only the first 16 bytes of a hash are kept: nobody can find another event or stream with the same ones.
+Only the first 16 bytes of a hash are kept, because nobody can find another event or stream with the same ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STORED = 1 << 62
 _POSITION = _STORED - 1
 _FIRST_SLOTS = 1 << 15
 _FIRST_LEAVES = 1 << 16
-"""Little for a file, and enough for most ledgers: each growth fills another file, and freeing that costs time."""
+"""Little for a file, and enough for most ledgers. Each growth fills another file, and freeing the old one is slow."""
 
 
 class Leaves:

@@ -1,4 +1,4 @@
-"""Names of one file (hard links): the first one that is restored is written, and the others become names of it."""
+"""Names of one file (hard links): the first one that is restored is written, and the others become links to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class LinkGroup:
     """The names of one file. Hold `lock` while one of them is restored.
 
-    `path` is the name that is there, None as long as there is none. `sha256` is its content's, None if it is not known.
+    `path` is the name that already exists, None while there is none. `sha256` is that of its content, None if unknown.
     """
 
     id: bytes
@@ -27,7 +27,7 @@ class LinkGroups:
     """The groups of files that come group by group. Only the last one is remembered, so memory stays flat."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with no group."""
         self._last: LinkGroup | None = None
 
     def of(self, group: bytes | None) -> LinkGroup | None:

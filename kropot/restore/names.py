@@ -1,8 +1,8 @@
 """Safe names: turn the name that a form claims into a path that stays inside a folder and is unique. Pure.
 
 A claim is a file name, or a path in bytes. It comes from the owner of the source, so we do not trust it. A name that
-the target's file system can hold stays as it is. Any other name is escaped (`%2F`), shortened or numbered with a hash,
-and the manifest keeps the true name.
+the target's file system can hold stays as is. Any other name is escaped (`%2F`), shortened or numbered with a hash, and
+the manifest keeps the true name.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class NameGiver:
             claims.add(self._fingerprint(b"f", (name,)))
 
     def is_of_another(self, components: tuple[bytes, ...], source: bytes) -> bool:
-        """Return whether another source has claimed exactly this path. If none has, `source` (16 bytes) has it now."""
+        """Return whether another source claimed exactly this path. If none did, `source` (16 bytes) claims it now."""
         true = b"/".join(components)
         anyone = hashlib.sha256(b"t" + true).digest()[:_FINGERPRINT]
         mine = hashlib.sha256(b"s" + source + true).digest()[:_FINGERPRINT]
@@ -98,7 +98,7 @@ class NameGiver:
         return safe_path(components, self._rules)
 
     def would_give_folder(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Return the path that a folder would get if no file had it. The folder itself that is served is the top."""
+        """Return the path that a folder would get if no file had it. The served folder itself is the top."""
         return safe_path(components, self._rules) if components else ()
 
     def give(self, components: tuple[bytes, ...], identity: bytes) -> tuple[bytes, ...]:
@@ -114,7 +114,7 @@ class NameGiver:
         raise AssertionError  # pragma: no cover (the alternatives never end)
 
     def give_folder(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Return the path for a folder that is claimed itself: the one that files in it get."""
+        """Return the path for a folder that is itself claimed: the one that files in it get."""
         folder: tuple[bytes, ...] = ()
         for part in self.would_give_folder(components):
             folder = (*folder, self._folder_name(folder, part))

@@ -1,6 +1,6 @@
-"""The names of elements, as their sealed forms say them, and the ids that a name has. Only who has the keys knows them.
+"""The names of elements, as their sealed forms state them, and the ids of a name. Only a holder of the keys knows them.
 
-A form of `sc2` is authenticated, and its id follows from its name. What a CBC token sealed says any name.
+A form of `sc2` is authenticated, and its id follows from its name. A form that a CBC token sealed can state any name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ledger.events import Element, StreamKey
 
 _TRIES = 3
-"""How many forms of one source may fail before its other forms are no longer tried."""
+"""How many forms of one source can fail before its other forms are no longer tried."""
 
 
 class Namer:
@@ -52,7 +52,7 @@ class Namer:
         )
 
     def of_copy(self, held: HeldCopy) -> bytes | None:
-        """Return what `name` does, of a copy."""
+        """Return the same as `name`, for a copy."""
         source = held.key.source
         if self._failures.get(source, 0) >= _TRIES:
             return None
@@ -68,7 +68,7 @@ class Namer:
         return b"/".join(opened.claim.path)
 
     def ids(self, name: bytes) -> list[str]:
-        """Return the ids that an element with exactly this name has, as far as the kits tell."""
+        """Return the ids that an element with exactly this name has, as far as the kits can tell."""
         return ids_of(name, self._kits)
 
     @property
@@ -78,7 +78,7 @@ class Namer:
 
 
 def ids_of(path: bytes, keys: Iterable[Key]) -> list[str]:
-    """Return the ids that an element with this path can have: one for each key that tells it. Pure."""
+    """Return the ids that an element with this path can have: one for each key from which it follows. Pure."""
     found: dict[str, None] = {}
     for key in keys:
         match key:

@@ -1,4 +1,4 @@
-"""Where a restore can put small files without a second look: in folders that it has made itself."""
+"""Where a restore can put small files without a second look: in folders that it made itself."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from kropot.durable.target import TargetFolder
 
 _MOST: Final = 20_000
-"""How many folders to remember. In a forgotten one, each name is looked at."""
+"""How many folders to remember. In a forgotten one, each name is checked."""
 
 
 class NewPlaces:
     """Makes the folders of small files, and remembers which of them are new. Memory stays flat."""
 
     def __init__(self, tree: TargetFolder, *, is_top_new: bool) -> None:
-        """Begin with the top folder, which is new if it was empty when the first run began."""
+        """Start with the top folder, which is new if it was empty when the first run began."""
         self._tree = tree
         self._is_new: dict[Parts, bool] = {}
         self._is_top_new = is_top_new
 
     def are_free(self, path: Parts) -> bool:
-        """Return whether nothing has this path, and its folder is there. Raises: TreeError."""
+        """Return whether nothing has this path, and its folder exists. Raises: TreeError."""
         folder = path[:-1]
         is_new = self._is_top_new if not folder else self._is_new.get(folder)
         if is_new is None:

@@ -43,9 +43,9 @@ Sealing = Literal["sc2", "cbc", "plain"]
 class Opened(Struct, frozen=True, kw_only=True):
     """An opened form: its claim, its JSON (empty for sc2), and the key that opened it (None if it was not sealed).
 
-    `is_bound` is whether the element's id was compared with the name in the form. `is_glance`: the claim has name and
-    time alone, and the form must be opened again for the rest (kropot/restore/small.py); `kept` is the worker that has
-    it open, and the number of its look. `listed` is what opens the object of sc2 at once; it is never written anywhere.
+    `is_bound` is whether the element's id was compared with the name in the form. `is_glance`: the claim has only name
+    and time, and the form must be opened again for the rest (kropot/restore/small.py); `kept` is the worker that has it
+    open, and the number of its look. `listed` opens the object of sc2 whole; it is never written anywhere.
     """
 
     claim: Claim
@@ -76,7 +76,7 @@ class Content(Struct, frozen=True, kw_only=True):
 
 
 def open_claim(held: HeldCopy, kits: Sequence[Key], *, keep: bool = False) -> Opened:
-    """Return the opened form of a held copy; with `keep`, what opens its object at once stays in memory with it.
+    """Return the opened form of a held copy. With `keep`, it also holds what opens its object in one piece.
 
     Raises:
         NoKitError: the form is sealed, and no kit opens it.
@@ -117,7 +117,7 @@ def _open_cbc(sealed: str, held: HeldCopy, kits: Sequence[CbcKey]) -> Opened:
 
 
 def _refuse_foreign_name(claim: Claim, held: HeldCopy, key: CbcKey) -> None:
-    """Compare the element's id with the name in its form, where the kit has the salt. Raises: RefusedError."""
+    """Compare the element's id with the name in its form, if the kit has the salt. Raises: RefusedError."""
     if key.stored_salt is None:
         return
     if element_id(key.stored_salt, claim.name, key.kit.digest) != held.key.id:
@@ -134,15 +134,15 @@ def copy_content(
 ) -> Content:
     """Read a stored object to its end, open it with `kit`, and pass the plain bytes to `write`.
 
-    `skip` gets the lengths of a file's holes, where the object knows them. Without it, they are written as zeros.
+    `skip` gets the lengths of a file's holes, if the object records them. Without it, they are written as zeros.
 
     Returns the hash and size of the plain bytes. If this raises, the caller MUST discard what was written. Without a
     kit, the stored bytes are passed on unchanged.
 
     Raises:
         DamagedError: the object differs from what was recorded.
-        BadSealError: the object is as recorded, and the key does not open it.
-        RefusedError: the object is as recorded, and it is not what the owner sealed for this element.
+        BadSealError: the object is as recorded, but the key does not open it.
+        RefusedError: the object is as recorded, but it is not what the owner sealed for this element.
 
     """
     if isinstance(kit, Vault):
@@ -176,9 +176,9 @@ def copy_content(
 
 
 def open_at_once(data: bytes, *, held: HeldCopy, opened: Opened) -> tuple[Content, bytes | memoryview] | None:
-    """Return what `copy_content` would, and the plain bytes, of a stored object that is all there.
+    """Return what `copy_content` would, and the plain bytes, for a stored object that is given whole.
 
-    None if it is not that simple, or something is wrong with it. Raises: as `copy_content`.
+    Return None if it is not that simple, or if something is wrong with it. Raises: the errors of `copy_content`.
     """
     if opened.listed is not None:
         found = authentic.open_at_once(data, held, opened.listed)

@@ -1,4 +1,4 @@
-"""Whom a restored entry belongs to: the user and group of these names here, else of these numbers. Only for root."""
+"""The owner of a restored entry: the user and group with the recorded names here, else the numbers. Only for root."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Owners:
         self._mine = (os.geteuid(), os.getegid())
 
     def of(self, form: Form) -> tuple[int, int] | None:
-        """Return (user, group) as numbers, None if they cannot be given or are not known."""
+        """Return (user, group) as numbers, None if they cannot be set or are unknown."""
         if not self.is_root or (form.uid is None and form.gid is None):
             return None
         user = None if self._numeric else _user(form.user)
@@ -36,14 +36,14 @@ class Owners:
         return _chosen(user, form.uid), _chosen(group, form.gid)
 
     def is_lost(self, form: Form) -> bool:
-        """Whether an entry that this user makes belongs to somebody else than in the form, and cannot be given away."""
+        """Return whether an entry gets another owner than in its form because this user is not root."""
         return not self.is_root and form.uid is not None and (form.uid, form.gid) != self._mine
 
 
 def attributes_of(listed: Form, born: Form | None, owners: Owners, mtime_ns: int) -> Attributes:
-    """Return what an entry gets beside its content. `listed` is its newest form, `born` the complete one in the object.
+    """Return an entry's attributes. `listed` is its newest form, `born` the complete one in the object.
 
-    Attributes that are too large for a form stand in the object.
+    Attributes that are too large for a listed form are in the object.
     """
     source = born if listed.attributes and born is not None else listed
     return Attributes(
@@ -56,7 +56,7 @@ def attributes_of(listed: Form, born: Form | None, owners: Owners, mtime_ns: int
 
 
 def wanted_of(plan: Planned, born: Form | None, owners: Owners) -> tuple[Attributes, tuple[Refused, ...]]:
-    """Return what an entry gets beside its content, and what it cannot get. `born` is the form in its object."""
+    """Return the attributes that an entry gets, and what it cannot get. `born` is the form in its object."""
     claim = plan.opened.claim
     if claim.sealed is None:
         return Attributes(mode=claim.mode, mtime_ns=time_of(plan)), ()

@@ -1,7 +1,7 @@
 """What a user asks for by name: a name as `--list-names` prints it, or a glob. Pure.
 
-In a glob, `*` and `?` stay in one folder, `**` crosses folders, and a folder means all in it. A file that has exactly
-the given name beats the glob: then the text means this file alone. A backslash begins an escape (kropot/wording.py).
+In a glob, `*` and `?` stay in one folder, `**` crosses folders, and a folder means everything in it. A file with
+exactly the given name beats the glob: then the text means only it. A backslash begins an escape (kropot/wording.py).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NAMED, _TYPED, _GLOB = range(3)
 
 
 class Fit(Struct, frozen=True):
-    """How well each pattern fits a file: its index in the list of patterns, and a number that is smaller for better."""
+    """How well each pattern fits a file: its index in the list of patterns, and a rank (smaller is better)."""
 
     pattern: int
     rank: int
 
 
 class Patterns:
-    """A list of patterns; an empty list means every file. It remembers how well each one has fitted at best."""
+    """A list of patterns; an empty list means every file. It remembers the best fit of each one."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Take the patterns. Raises: UsageError for one that can match nothing."""
@@ -51,7 +51,7 @@ class Patterns:
         """Return which patterns fit a file with any of these names (parts joined by `/`), and how well.
 
         A glob without a slash matches at every depth: `*.txt` means all text files. A folder's exact name is no better
-        than a glob, because it means all that is in the folder.
+        than a glob, because it means everything in the folder.
         """
         names = tuple(paths)
         found = []
@@ -64,7 +64,7 @@ class Patterns:
         return tuple(found)
 
     def mean(self, fits: Iterable[Fit]) -> bool:
-        """Return whether a file with these fits is meant. Ask only after all files: an exact name beats a glob."""
+        """Return whether a file with these fits is meant. Ask only after `fits` saw all: an exact name beats a glob."""
         return not self._texts or any(fit.rank == self._best[fit.pattern] for fit in fits)
 
 

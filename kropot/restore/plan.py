@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ledger.events import StreamKey
 
 TRIES = 3
-"""How many forms of one source must fail before its key counts as missing. A single form may be damaged."""
+"""How many forms of one source must fail before its key counts as missing. A single form might be damaged."""
 
 _PAGE = 16
 """How many forms to open at a time."""
@@ -79,7 +79,7 @@ class Planned(Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The path as it is printed, and taken back as a pattern."""
+        """The path as it is printed, and accepted as a pattern."""
         return written(b"/".join(self.path)) or "."
 
 
@@ -128,11 +128,11 @@ def plan(
 ) -> Iterator[Planned | RestoreProblem]:
     """Yield the plan for each held copy. Forms are opened several at a time, and names are given in order.
 
-    With a `crew`, small files are planned with a glance at their forms, which is enough for `restore` alone.
+    With a `crew`, small files are planned with a glance at their forms, which is enough only for `restore`.
 
     `giver` is called only after a form was opened, so nothing is written before that. `sources` is the number of all
-    sources, or None if it is unknown. Where two sources have the same name, it is the first one's that is restored. The
-    plan adds its counts to `tally`.
+    sources, or None if it is unknown. Where two sources have the same name, the first one's file is restored. The plan
+    adds its counts to `tally`.
 
     Raises:
         WrongKeyError: some forms are sealed, and not one form was opened.
@@ -153,10 +153,10 @@ def plan(
 
 
 def _meant(ordered: Iterable[_Named], patterns: Patterns) -> Iterator[_Named]:
-    """Yield what the patterns mean, each after the folders that it lies in: these come back with their modes, too."""
+    """Yield what the patterns mean, each after the folders above it: these are restored with their modes, too."""
     above: list[_Named] = []
     for each in ordered:
-        # Names such as "folder-2" come between a folder and what is in it, and "folder0" comes behind all that.
+        # Names such as "folder-2" sort between a folder and its contents, and "folder0" sorts after them all.
         while above and each.path >= above[-1].path + b"0":
             above.pop()
         if patterns.mean(each.fits or ()):
@@ -168,7 +168,7 @@ def _meant(ordered: Iterable[_Named], patterns: Patterns) -> Iterator[_Named]:
 
 
 class _Named(Struct, frozen=True):
-    """What became of a copy, its path, and how the patterns fit it: None for a problem that is told in any case."""
+    """The outcome for a copy, its path, and how the patterns fit it: None for a problem that is always reported."""
 
     what: Planned | RestoreProblem
     path: bytes = b""
@@ -176,7 +176,7 @@ class _Named(Struct, frozen=True):
 
     @property
     def is_folder(self) -> bool:
-        """Whether this is a folder: it comes back with everything in it that does."""
+        """Whether this is a folder, which is restored with anything in it that is."""
         return isinstance(self.what, Planned) and self.what.opened.claim.kind is Kind.FOLDER
 
 
@@ -242,7 +242,7 @@ def _kept(helds: Iterable[HeldCopy], kept: deque[list[HeldCopy]]) -> Iterator[li
 def _name(
     held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection, tally: RestoreCounts, *, several: bool
 ) -> _Named | None:
-    """Give an opened copy its name, or say why it has none. None: it is left out, and counted."""
+    """Give an opened copy its name, or say why it has none. Return None if it is left out, and counted."""
     claim, is_folder = opened.claim, opened.claim.kind is Kind.FOLDER
     own = names.would_give_folder(claim.path) if is_folder else names.would_give(claim.path)
     own_path = b"/".join(own)
@@ -272,7 +272,7 @@ def _name(
 
 
 def _name_folder(held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection) -> _Named | None:
-    """Give a folder its name. None: another source has described this folder, and the files of both come into it."""
+    """Give a folder its name. Return None if another source described it already: the files of both go into it."""
     components = opened.claim.path
     if names.is_of_another((*components, b""), held.key.source):
         return None
@@ -295,7 +295,7 @@ class FormOpener:
     """Opens forms. It remembers for each source which kit fits, or that none does. Several threads may open."""
 
     def __init__(self, kits: Sequence[Key], *, keep: bool = False) -> None:
-        """Take the keys to try. `keep` is that of `open_claim`."""
+        """Take the keys to try. `keep` is passed to `open_claim`."""
         self._kits = tuple(kits)
         self._keep = keep
         self._fitting: dict[bytes, Key] = {}
@@ -319,7 +319,7 @@ class FormOpener:
         return opened
 
     def failed(self, held: HeldCopy) -> int:
-        """Be told of a form that no kit opened. Return how many there were of its source."""
+        """Note a form that no kit opened. Return how many there have been of its source."""
         count = self._failures[held.key.source] = self._failures.get(held.key.source, 0) + 1
         return count
 
@@ -365,7 +365,7 @@ class _Failures:
 def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:
     for held in helds:
         if held.refused is not None:
-            # Where it belongs, and whether it vanished, is what nobody can believe here.
+            # Its source, and whether it vanished, cannot be trusted here.
             yield held
             continue
         if wanted.sources and held.key.source not in wanted.sources:

@@ -1,4 +1,4 @@
-"""What stops one file of a restore and not the others, as a problem with its words."""
+"""The problems that stop one file of a restore but not the others, and their messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PER_FILE = tuple(_PROBLEMS)
 
 
 def unopened_of(plan: Planned) -> RestoreProblem | None:
-    """Return the problem of a content that nothing given here opens, None if there is none."""
+    """Return the problem of a content that must not or cannot be opened, None if there is none."""
     sealing = plan.opened.sealing
     if is_exchanged(plan.held, plan.opened):
         return finding("refused", plan, EXCHANGED)
@@ -49,24 +49,24 @@ def unopened_of(plan: Planned) -> RestoreProblem | None:
 
 
 def is_exchanged(held: HeldCopy, opened: Opened) -> bool:
-    """Return whether the form is sealed by AES-CBC and the content is not, so that anybody can have made it. Pure."""
+    """Return whether the form is sealed by AES-CBC and the content is not, so that anybody could have made it. Pure."""
     return opened.sealing == "cbc" and held.iv is None
 
 
 def is_as_told(claim: Claim, content: Content) -> bool:
-    """Return whether an opened content is what its form says. Pure."""
+    """Return whether an opened content agrees with its form. Pure."""
     is_restless = claim.rest.get("restless") is True
     has_size = claim.size is None or is_restless or claim.size == content.size
     return has_size and claim.sha256 in {None, content.sha256}
 
 
 def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
-    """Return the problem of a content that is not what its form says, None if it is."""
+    """Return the problem of a content that differs from its form, None if it agrees."""
     return None if is_as_told(plan.opened.claim, content) else finding("bad_content", plan, DIFFERS)
 
 
 def problem_of(error: KropotError, plan: Planned) -> RestoreProblem:
-    """Return the problem of one file that such an error means. `error` MUST be one of `PER_FILE`."""
+    """Return the problem that this error means for one file. `error` MUST be one of `PER_FILE`."""
     problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
     return finding(problem, plan, str(error))
 

@@ -49,7 +49,7 @@ class ExportedCopies:
         os.close(self._fd)
 
     def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
-        """Return none: each copy has a file of its own."""
+        """Return None for each copy, because each has a file of its own."""
         return [None] * len(helds)
 
     def read(self, held: HeldCopy, place: Placement | None) -> bytes:  # noqa: ARG002 -- it has a file of its own
@@ -87,9 +87,9 @@ class ExportedCopies:
                     ) from None
 
     def history(self) -> tuple[Origin, Iterator[bytes]] | None:
-        """Return where the export comes from, and the headers of all events; None for an export of before.
+        """Return where the export comes from, and the headers of all events; None for an older export.
 
-        Raises: IntegrityError if the file is there and is not such a history.
+        Raises: IntegrityError if the file exists but is not such a history.
         """
         place = self.root / os.fsdecode(HISTORY)
         try:
@@ -126,7 +126,7 @@ def _held(line: dict[str, Any]) -> HeldCopy:
         size=int(line["size"]),
         iv=None if iv is None else _bytes(iv, _IV),
         is_older=bool(line["is_older"]),
-        # Exports of before do not say this.
+        # Older exports do not say this.
         is_past=bool(line.get("is_past", False)),
         file=parts,
     )

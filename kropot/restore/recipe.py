@@ -60,7 +60,7 @@ def digest_recipe(*, sealed: str, sha256: bytes) -> str:
 
 
 def digest_step(*, sealed: str, sha256: bytes) -> tuple[str, str]:
-    """Return the same with its description."""
+    """Return the command of `digest_recipe` with its description."""
     return "check that the object is the recorded one", digest_recipe(sealed=sealed, sha256=sha256)
 
 

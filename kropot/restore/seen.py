@@ -1,7 +1,7 @@
-"""What a kit has seen of each ledger: how many events, and their tree. It is a small file beside the kit.
+"""What a kit has seen of each ledger: how many events, and their tree. It is kept in a small file beside the kit.
 
-A keeper can put an older copy of a ledger back, or go on with another history. Both are as consistent as the true one,
-and only somebody who remembers can tell.
+A keeper can put back an older copy of a ledger, or continue with another history. Both are as consistent as the true
+one, so only somebody who remembers the true one can tell.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class SeenTree(Struct, frozen=True, kw_only=True):
 
 
 class SeenFile:
-    """The file beside a kit, `<kit>.seen`. Without a readable one, nothing is remembered, and `trouble` says why."""
+    """The file beside a kit, `<kit>.seen`. If it cannot be read, nothing is remembered, and `trouble` says why."""
 
     def __init__(self, kit: Path) -> None:
-        """Read the file, where there is one."""
+        """Read the file, if there is one."""
         self.path = kit.absolute().with_name(kit.name + SUFFIX)
         self.trouble: str | None = None
         self._ledgers: dict[str, SeenTree] = {}
@@ -64,7 +64,7 @@ class SeenFile:
     def write(self, ledger: str, seen: SeenTree) -> str | None:
         """Remember a ledger, durably. Return why that was not possible, None if it was.
 
-        A damaged file is kept as it is, because it may be a sign.
+        A damaged file is kept as is, because the damage might be a sign.
         """
         if self.trouble is not None:
             return self.trouble

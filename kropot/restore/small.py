@@ -1,7 +1,7 @@
 """Small files, many at a time: each is read, checked and opened as a whole, all are made durable, then they get names.
 
-Only what goes smoothly is done here. Whatever else an element is or needs, kropot/restore/job.py does it one by one,
-and says what is wrong with it. So nothing here words a problem, and nothing is given up here.
+Only simple cases are handled here. kropot/restore/job.py does all others one by one, and says what is wrong with them.
+So nothing here words a problem or gives up on a file.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ REMEMBERED: Final = 8000
 
 
 Task = tuple[int, "HeldCopy | None", "Parts", "Placement | None"]
-"""The number of a look at a form, the copy (None if the form is still kept), the file's place, and the copy's place.
+"""The number of a look at a form, the copy (None if the form is still kept), the file's path, and the copy's place.
 
 The number counts the looks of one `SmallFiles` from 0; it is -1 for a form that was opened elsewhere. The copy's place
-is that in a pack, if it lies in one.
+is its place in a pack, if it is in one.
 """
 
 
@@ -57,7 +57,7 @@ class Glance(NamedTuple):
 
 
 class Wrote(NamedTuple):
-    """A small file that has its name: its plain size in bytes, its line for the journal, and what it did not get."""
+    """A small file that has its name: its plain size in bytes, its line for the journal, and what was refused."""
 
     size: int
     line: bytes
@@ -65,7 +65,7 @@ class Wrote(NamedTuple):
 
 
 class WrittenBatch(NamedTuple):
-    """Small files that have no names yet: their paths, and for each its name in the workroom and what is said of it."""
+    """Small files that have no names yet: their paths, and for each its name in the workroom and its `Wrote`."""
 
     files: NewFiles
     paths: list[Parts]
@@ -73,7 +73,7 @@ class WrittenBatch(NamedTuple):
 
 
 def opened_from(glance: Glance, keys: Sequence[Key], kept: tuple[int, int]) -> Opened:
-    """Return what a glance says as an opened form that knows no more. `kept` says who has the form open."""
+    """Return an opened form that knows only what a glance shows. `kept` says which worker has the form open."""
     claim = Claim(
         path=glance.path, name=glance.name, mtime_ns=glance.mtime_ns, mode=None, sha256=None, size=None, rest={}
     )
@@ -85,7 +85,7 @@ class SmallFiles:
     """Opens the forms of small files, and writes the files. Each worker process has one."""
 
     def __init__(self, copies: Copies, keys: Sequence[Key], owners: Owners) -> None:
-        """Take where copies are read from, the keys, and how owners come back."""
+        """Take the copies to read from, the keys, and the owners to restore."""
         self._copies = copies
         self._keys = tuple(keys)
         self._owners = owners
@@ -96,7 +96,7 @@ class SmallFiles:
         self._root = ""
 
     def close(self) -> None:
-        """Let go of the target."""
+        """Close the target."""
         if self._files is not None:
             self._files.__exit__()
             self._files = None
@@ -106,7 +106,7 @@ class SmallFiles:
         self._keep(held.key.stored, held, opened)
 
     def look(self, helds: Sequence[HeldCopy]) -> list[Glance | None]:
-        """Open forms. The answers are in order; None stands for what is no small file, and what no key opens."""
+        """Open forms. The answers are in order; None stands for one that is not a small file, or that no key opens."""
         glances: list[Glance | None] = []
         for held in helds:
             glances.append(self._look(held))
@@ -116,12 +116,12 @@ class SmallFiles:
     def write(
         self, root: str, tasks: Sequence[Task], *, goes_on: Callable[[], bool] = lambda: True
     ) -> list[Wrote | None]:
-        """Write small files whose folders are there, unless something has their names already.
+        """Write small files whose folders exist, unless something has their names already.
 
         The answers are in order, None for a file that was not written. When this returns, the files are whole and
-        durable, and their names as `NewFiles.sync_names` says. Nothing gets a name any more once `goes_on` says so.
+        durable, and their names as `NewFiles.sync_names` says. Once `goes_on` returns false, no more files get names.
 
-        Raises: TreeError if nothing further can be written; nothing of this batch has a name then.
+        Raises: TreeError if nothing more can be written; then no file of this batch has a name.
         """
         batch = self.begin(root, tasks)
         try:
@@ -132,14 +132,14 @@ class SmallFiles:
         return self.name(batch, goes_on=goes_on)
 
     def begin(self, root: str, tasks: Sequence[Task]) -> WrittenBatch:
-        """Write small files without their names. Raises: TreeError if nothing further can be written."""
+        """Write small files without their names. Raises: TreeError if nothing more can be written."""
         if self._files is None or self._root != root:
             self.close()
             self._files, self._root = NewFiles(root, WORK), root
         files = self._files
         batch = WrittenBatch(files, [path for _, _, path, _ in tasks], [None] * len(tasks))
         try:
-            # In the order of the packs, so that a disk reads them from their beginning to their end.
+            # In the order of the packs, so that a disk reads each from beginning to end.
             for at in sorted(range(len(tasks)), key=lambda at: _order(tasks[at][3])):
                 try:
                     batch.written[at] = self._write(files, *tasks[at])
@@ -154,7 +154,7 @@ class SmallFiles:
 
     @staticmethod
     def sync(batch: WrittenBatch) -> None:
-        """Make durable what was written, also of all batches before. Another thread may do this.
+        """Make durable what was written in this batch and all earlier ones. Another thread may do this.
 
         Raises: TreeError; then all of them MUST be abandoned.
         """
@@ -168,7 +168,7 @@ class SmallFiles:
                 batch.files.drop(each[0])
 
     def name(self, batch: WrittenBatch, *, goes_on: Callable[[], bool]) -> list[Wrote | None]:
-        """Give the files of a batch that is durable their names, as `write` does. Raises: TreeError."""
+        """Give the files of a durable batch their names, as `write` does. Raises: TreeError."""
         placed = [
             None if each is None else self._place(batch.files, path, *each, goes_on=goes_on)
             for path, each in zip(batch.paths, batch.written, strict=True)
@@ -234,7 +234,7 @@ class SmallFiles:
                 files.place(name, path)
                 return wrote
         except OSError:
-            # The name is taken, or its folder is not what it was: the one by one way says which.
+            # The name is taken, or its folder has changed. Restoring the file on its own shows which.
             pass
         files.drop(name)
         return None

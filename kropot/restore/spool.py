@@ -16,14 +16,14 @@ RUN = 20_000
 """How many items are kept in memory."""
 
 MOST_FILES = 400
-"""How many files are open at a time. From then on they are merged into one."""
+"""How many files are open at a time. When there would be more, they are merged into one."""
 
 
 class Spool(Generic[T]):
-    """Takes items with their keys, and gives them back in the order of the keys; equal keys as they came.
+    """Takes items with their keys, and gives them back sorted by key. Items with equal keys keep their order.
 
-    The temporary files have no name, so nobody else can open them, and they are gone with the process. The objects in
-    `kept` are never written there: items that hold one of them get the same object back.
+    The temporary files have no name, so nobody else can open them, and they end with the process. The objects in `kept`
+    are never written there: items that hold one of them get the same object back.
     """
 
     def __init__(self, *, kept: Sequence[object] = (), run: int | None = None) -> None:
@@ -39,7 +39,7 @@ class Spool(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the files back."""
+        """Close the files."""
         for file in self._files:
             file.close()
 
@@ -76,14 +76,14 @@ class Spool(Generic[T]):
         """Yield the items of a run. This program wrote them a moment ago, into a file that has no name."""
         while True:
             try:
-                # Each item was written with an empty memo, and a memo of before would make it another one.
+                # Each item was written with an empty memo. With an earlier item's memo, it would be another one.
                 yield _Unpickler(file, self._kept).load()
             except EOFError:
                 return
 
 
 class _Pickler(pickle.Pickler):
-    """Writes a number in the place of an object that is kept."""
+    """Writes a number in place of an object that is kept."""
 
     def __init__(self, file: IO[bytes], kept: Sequence[object]) -> None:
         super().__init__(file)

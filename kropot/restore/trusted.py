@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ledger.note import VerifierKey
 
     class KnownTree(Protocol):
-        """A tree of events, and its roots at some sizes: a `History`, or what was proved without reading all."""
+        """A tree of events, and its roots at some sizes: a `History`, or one proved without reading all events."""
 
         @property
         def size(self) -> int:
@@ -84,7 +84,7 @@ def compare_with(history: KnownTree, signed: Sequence[SignedTree], ledger_id: by
 
 
 def lost_since(history: KnownTree, seen: SeenTree) -> str | None:
-    """Return what of a tree that was seen before is not in this history, in words; None if it has everything."""
+    """Return in words what this history lacks of a tree that was seen before, None if it lacks nothing."""
     size = seen.tree.size
     if size == 0 or history.roots.get(size) == seen.tree.root:
         return None
@@ -96,7 +96,7 @@ def lost_since(history: KnownTree, seen: SeenTree) -> str | None:
 
 
 def marks_of(seen: SeenTree) -> set[int]:
-    """Return the sizes at which the tree's root tells how much of what was seen is there."""
+    """Return the sizes at which the tree's root shows how much of the seen tree is still there."""
     sizes, at = set(), 0
     for power in reversed(range(seen.tree.size.bit_length())):
         if seen.tree.size >> power & 1:
@@ -106,7 +106,7 @@ def marks_of(seen: SeenTree) -> set[int]:
 
 
 def _agreeing(history: KnownTree, seen: SeenTree) -> int:
-    """Return how many events at the beginning are surely the same: the tree was kept in parts of falling size."""
+    """Return how many events at the beginning are certainly the same. The tree was kept in parts of falling size."""
     kept = 0
     for nodes, size in enumerate(sorted(marks_of(seen)), 1):
         if history.roots.get(size) != Frontier(size, seen.tree.nodes[:nodes]).root:

@@ -1,8 +1,8 @@
-"""A worker process of a restore. It opens forms and writes small files, and goes on while a batch becomes durable.
+"""A worker process of a restore. It opens forms and writes small files, and continues while a batch becomes durable.
 
-Questions are always read at once, and syncs run beside the work, so neither the pipe nor the disk holds a worker up. An
-answer has the number of its question: it may come after that of a later one. What is written is synced when the parent
-asks for it: a sync waits for all that anybody has written to the volume, so there should be few of them.
+Questions are read as soon as they arrive, and syncs run beside the work, so neither the pipe nor the disk delays it. An
+answer has the number of its question, because it can come after the answer to a later one. Files are synced when the
+parent asks: a sync waits for everything that anybody wrote to the volume, so there should be few of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kropot.restore.small import SmallFiles, Task, WrittenBatch, Wrote
 
 LOOK, WRITE, SYNC = range(3)
-"""A request. A sync has no answer of its own: the answers of all batches before it follow."""
+"""A request. A sync has no answer itself: the answers of all batches before it follow."""
 
 _DONE, _BROKEN, _FULL = range(3)
 _PLAIN: Final = 2
@@ -40,7 +40,7 @@ _Event = tuple[int, int, Any]
 
 
 class _Kind:
-    """What an event in a worker is: a question, or a batch that was synced. Without one, the work is over."""
+    """The kind of an event in a worker: a question, or a batch that was synced. None for an event ends the work."""
 
     QUESTION: Final = 0
     SYNCED: Final = 1
@@ -55,13 +55,13 @@ def look_question(number: int, helds: Sequence[HeldCopy]) -> bytes:
 
 
 def write_question(number: int, root: str, tasks: Sequence[Task]) -> bytes:
-    """Return the question that asks for files."""
+    """Return the question that asks for files to be written."""
     plain = [(at, held and flat(held), path, place and _flat_place(place)) for at, held, path, place in tasks]
     return _packed((number, WRITE, (root, plain)))
 
 
 def sync_question() -> bytes:
-    """Return the question that has everything written so far made durable."""
+    """Return the question that asks to make everything written so far durable."""
     return _packed((0, SYNC, None))
 
 
@@ -83,7 +83,7 @@ def _tasks_of(plain: Sequence[Any]) -> list[Task]:
 def _answer(number: int, answer: Sequence[tuple[Any, ...] | None] | TreeError) -> bytes:
     if isinstance(answer, TreeError):
         return _packed((number, _FULL if isinstance(answer, NoRoomError) else _BROKEN, str(answer)))
-    # Named tuples are tuples to `marshal` only if they are made so.
+    # `marshal` does not take named tuples, so make them plain tuples.
     return _packed((number, _DONE, [each and tuple(each) for each in answer]))
 
 
@@ -126,7 +126,7 @@ class _Worker:
         self._broken: TreeError | None = None
 
     def guarded(self, work: Any, link: Connection) -> None:
-        """Do what a thread does. Whatever nobody foresaw ends the worker."""
+        """Do a thread's work. Any unforeseen error ends the worker."""
         try:
             work(link)
         except BaseException as error:  # noqa: BLE001 -- the main thread raises it
@@ -142,7 +142,7 @@ class _Worker:
             self.events.put(None)
 
     def sync(self, _: Connection) -> None:
-        """Make batches durable: all that were asked for while the last sync was under way share the next one."""
+        """Make batches durable. All that were asked for during the last sync share the next one."""
         while True:
             written = self._written.get()
             with suppress(queue.Empty):
@@ -177,7 +177,7 @@ class _Worker:
         return None
 
     def name(self, batch: WrittenBatch, error: TreeError | None) -> list[Wrote | None] | TreeError:
-        """Give the files of a batch their names. After a sync that failed, no file gets one: it says so only once."""
+        """Give the files of a batch their names. After a failed sync, no file gets one: a failure shows only once."""
         self._broken = self._broken or error
         if self._broken is not None:
             self._small.abandon(batch)

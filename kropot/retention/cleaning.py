@@ -1,4 +1,4 @@
-"""What lies in a storage and is no copy: orphans, released objects that came back, and what was set aside."""
+"""Objects in a storage that are not copies: orphans, released objects that came back, and objects set aside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Count:
-    """How many there are, and their bytes."""
+    """A number of objects, and their bytes."""
 
     objects: int = 0
     bytes: int = 0
@@ -38,10 +38,10 @@ def unnamed(
 ) -> Iterator[tuple[bytes, int]]:
     """Yield (SHA-256, size) of the objects that no event names, in order. Memory stays flat.
 
-    `go_on` is called for each object that is there, and may raise.
+    `go_on` is called for each object in the storage, and may raise.
 
-    An object whose every copy was released and freed is one, too: a power cut can bring it back. One whose release is
-    newer than `freed_to` is not: it waits. Raises: StorageError.
+    An object whose every copy was released and freed is one, too, because a power cut can bring it back. One whose
+    release is newer than `freed_to` is not, because it waits. Raises: StorageError.
     """
     rows = ledger.projection.copies()
     row = next(rows, None)
@@ -73,8 +73,7 @@ def old_unnamed(
 ) -> Iterator[tuple[bytes, int]]:
     """Yield those of `unnamed` that are older than `grace_us`.
 
-    Those that are younger are counted in `young`, and those that lie in packs, which are not freed one by one, in
-    `packed`.
+    Younger ones are counted in `young`, and those in packs, which are not freed one by one, in `packed`.
     """
     for sha256, size in unnamed(ledger, objects, freed_to=freed_to):
         age_us = freeing.age_us(sha256, now_us)
@@ -87,7 +86,7 @@ def old_unnamed(
 
 
 def is_dispensable(ledger: Ledger, objects: ObjectStore, leftover: Leftover) -> bool:
-    """Return whether nobody needs what was set aside: every element that named the object has a sound copy again.
+    """Return whether an object that was set aside is not needed: all elements that named it have a sound copy again.
 
     If the ledger still calls such a copy sound, the object itself must be there again.
     Raises: PartialError if the file's name is not that of an object; StorageError.

@@ -24,7 +24,7 @@ _MOST_EVENTS: Final = 1000
 
 
 def time_of(ledger: Ledger) -> int:
-    """Return the time from which ages count: the earlier one of the clock and the ledger (us).
+    """Return the time from which ages count: the earlier of the clock and the ledger (us).
 
     Raises: IntegrityError if clock, ledger and a source in use are more than a day apart.
     """

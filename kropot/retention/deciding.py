@@ -1,6 +1,6 @@
 """Decide what a policy lets go, over a whole ledger: range by range of its streams, in flat memory.
 
-The same decision is made again by `verify`, from the events up to the same position and for the same time.
+`verify` makes the same decision again, from the events up to the same position and for the same time.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Decider:
             yield part
 
     def of_streams(self, sources: dict[int, bytes]) -> Iterator[StreamRelease]:
-        """Yield what is let go of these streams, whose sources are given, in the order of streams."""
+        """Yield what is let go of these streams, given with their sources, in the order of streams."""
         rows = self.ledger.log.histories(sources, self.position)
         for stream, events in groupby(rows, key=_STREAM):
             found = self._of(sources[stream])
@@ -127,7 +127,7 @@ class Decider:
 
 
 def _rounds(ledger: Ledger, source: bytes, until: int) -> Iterator[RoundSpan]:
-    """Yield the rounds of a source up to a position, newest first. The last one has not ended: it ends there."""
+    """Yield the rounds of a source up to a position, newest first. The newest has not ended, so it ends there."""
     ended = until
     for event in ledger.log.stream_events(source_key(source).stored, newest_first=True):
         if event.type == ListingCompleted.TYPE and event.seq <= until:

@@ -1,7 +1,7 @@
-"""Erase an element: its objects first, then its payloads and the key of its stream, then what segments hold of them.
+"""Erase an element: its objects first, then its payloads and the key of its stream, then what segments hold of both.
 
-As long as the stream is whole, it names its objects. So an erasure that was cut short goes on where it was: whoever
-erases the element again finds what is left (docs/decisions/0040).
+As long as the stream is whole, it names its objects. So an erasure that was cut short can continue: erasing the element
+again finds what is left (docs/decisions/0040).
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _EVERYTHING: Final = -1
 
 
 class Elsewhere(Protocol):
-    """What erases in the further storages. Its methods raise KropotError where one of them is away."""
+    """Erases in the further storages. Its methods raise KropotError if one of them is unavailable."""
 
     def demand_removable(self) -> None:
-        """Demand that each lets go what is to be removed."""
+        """Demand that each one allows the removal."""
 
     def objects(self, sha256s: Collection[bytes], stream: int) -> tuple[list[bytes], Purged]:
         """Remove these objects, which only the stream names; return what is left of them, and the older versions."""
 
     def segments(self, positions: Collection[int]) -> Purged:
-        """Write the segments again that hold these events; return the older versions."""
+        """Rewrite the segments that hold these events; return the older versions."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,8 +63,8 @@ class ErasureSum:
 
     `position` is that of its event, 0 if it is not recorded yet. `shared` objects stay, because other elements have the
     same content. `left` are objects that could not be removed yet: the erasure is not recorded before they are gone.
-    `is_log_held`: somebody reads the database, so its own log could not be emptied. `versions` are older ones that were
-    removed in a bucket, and `waiting` those that are locked there.
+    `is_log_held`: somebody is reading the database, so its own log could not be emptied. `versions` counts older ones
+    that were removed in a bucket, and `waiting` those that are locked there.
     """
 
     objects: int = 0
@@ -88,10 +88,10 @@ class ErasureSum:
 
 @dataclass(slots=True, kw_only=True)
 class Erasing:
-    """Erases one element for `reason`. With `blocks`, even one that its source still lists, and for ever.
+    """Erases one element for `reason`. With `blocks`, even one that its source still lists, and forever.
 
     `storage` MUST be opened for the instance `ERASER`. `elsewhere` erases in the further storages: all of them must be
-    there, because nobody knows afterwards what is to be removed.
+    available, because nobody knows afterwards what to remove.
     """
 
     ledger: Ledger
@@ -103,11 +103,11 @@ class Erasing:
     done: ErasureSum = field(default_factory=ErasureSum)
 
     def run(self) -> ErasureSum:
-        """Do what is left to do. It can be called again.
+        """Do what is left to do. This can be called again.
 
-        Raises: UsageError if the source still lists the element, and nothing says to erase it all the same, or if the
-        storage does not let it go; LockedError while another process erases, frees, packs or renews locks;
-        ConflictError; StorageError; LedgerError.
+        Raises: UsageError if the source still lists the element and `blocks` is false, or if the storage does not allow
+        the removal; LockedError while another process erases, frees, packs or renews locks; ConflictError;
+        StorageError; LedgerError.
         """
         objects = self.storage.objects(places=self.ledger.places)
         try:
@@ -131,9 +131,9 @@ class Erasing:
     # --- helpers ---
 
     def _demand_rights(self) -> None:
-        """Refuse before anything is gone if a storage would not let it go.
+        """Refuse before anything is gone if a storage would not allow the removal.
 
-        Raises: UsageError, StorageError, and KropotError where a further storage is away.
+        Raises: UsageError, StorageError, and KropotError if a further storage is unavailable.
         """
         try:
             self.storage.demand_removable()
@@ -236,7 +236,7 @@ class Erasing:
             raise ConflictError((self.key.stored,))
 
     def _clean_aside(self, objects: ObjectStore, freeing: Freeable, wanted: set[bytes]) -> None:
-        """Remove what a repair set aside of these objects."""
+        """Remove the files of these objects that a repair set aside."""
         names = {sha256.hex() for sha256 in wanted}
         for leftover in list(objects.leftovers()):
             if leftover.kind == "quarantined" and leftover.path.rpartition("/")[2].partition(".")[0] in names:
@@ -244,7 +244,7 @@ class Erasing:
                 self.done.set_aside += 1
 
     def _segments(self) -> None:
-        """Write the segments again that hold what was erased, of this element's earlier streams, too."""
+        """Rewrite the segments that hold erased events, also those of this element's earlier streams."""
         erasures = erasures_of(self.ledger, [self.key]).get(self.key, [])
         if erasures:
             self.done.position = self.done.position or max(event.seq for event in erasures)
@@ -258,7 +258,7 @@ class Erasing:
             self._count(versioned.purge_segments(positions))
 
     def _claimed(self) -> VersionedStorage | None:
-        """Return the older versions, if any are kept, and see to it that no collector puts files again meanwhile.
+        """Return the older versions, if any are kept, and keep collectors from putting files again meanwhile.
 
         Raises: LockedError while one does; StorageError.
         """

@@ -1,8 +1,8 @@
 """Free the bytes of released copies, and of orphans, while collectors work (docs/decisions/0031).
 
-An object goes only under the lock of the ledger's head, after a look at every copy that names it. A collector that
-names an object looks under the same lock whether it is still there, as long as bytes are being freed. So a run that is
-not the newest one MUST stop: the newest one ends the freeing for both.
+An object is removed only under the lock of the ledger's head, after a look at every copy that names it. While bytes are
+being freed, a collector that names an object checks under the same lock that it is still there. So a run that is not
+the newest one MUST stop: the newest one ends the freeing for both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class FreedSum:
-    """What a run freed: `objects` with `bytes`. `kept` objects were released and are needed by other copies.
+    """What a run freed: `objects` with `bytes`. `kept` objects were released, but other copies need them.
 
     `locked` bytes of what was freed, or could have been, stay in a locked bucket until their locks end.
     """
@@ -43,7 +43,7 @@ class FreeingTakenOverError(ConflictError):
     """Another process frees bytes now, so this one stopped."""
 
     def __init__(self) -> None:
-        """Name no stream: nothing that was to be recorded conflicts."""
+        """Name no stream, because no event to be recorded conflicts."""
         super().__init__(())
 
 
@@ -51,7 +51,7 @@ class FreeingRun(Struct, frozen=True, kw_only=True):
     """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising.
 
     With `repacking`, packs that hold released objects are rewritten, or `every_pack` with something unused. What the
-    stream `but` names does not count as named: its element is being erased.
+    stream `but` names does not count as named, because its element is being erased.
     """
 
     ledger: Ledger
@@ -79,7 +79,7 @@ class FreeingRun(Struct, frozen=True, kw_only=True):
             self._batch(now, sha256s, found)
             packs |= {place.pack for places in self.ledger.places.find(sha256s).values() for place in places}
         self._repack(now, packs, found)
-        # What lies in packs that nobody could rewrite is not free: the next run begins there again.
+        # Objects in packs that could not be rewritten are not freed, so the next run starts there again.
         to = before.freed.to if packs and self.repacking is None else max(until, before.freed.to)
         self._end(now, found, to=to)
         return found
@@ -120,7 +120,7 @@ class FreeingRun(Struct, frozen=True, kw_only=True):
             self.repacking.run(names, found, lambda: self._demand_newest(now))
 
     def _begin(self, before: Freeing) -> Freeing:
-        """Say that objects can vanish from now on. One that was left open by a crash simply goes on."""
+        """Record that objects can vanish from now on. Freeing that a crash left open simply continues."""
         return say_freed(self.ledger, FreeingBegan(freed=before.freed), before, check=self.allowed)
 
     def _demand_newest(self, now: Freeing) -> None:
@@ -134,7 +134,7 @@ class FreeingRun(Struct, frozen=True, kw_only=True):
         say_freed(self.ledger, FreeingEnded(freed=total), now)
 
     def _batch(self, now: Freeing, sha256s: Collection[bytes], found: FreedSum) -> None:
-        """Free those of these objects that no copy needs: out of sight under the lock, for good once it held."""
+        """Free the objects that no copy needs: put them away under the lock, and destroy them once it held."""
         away: list[FreedObject] = []
         try:
             with head_locked(self.ledger):
@@ -143,7 +143,7 @@ class FreeingRun(Struct, frozen=True, kw_only=True):
                 needed = needed_of(self.ledger, sha256s, self.but)
                 away = self.objects.put_away(sha256 for sha256 in sha256s if sha256 not in needed)
         except BaseException:
-            # The lock may have been lost, and somebody may have named one of them since.
+            # The lock might have been lost, and somebody might have named one of them since.
             self.objects.bring_back([each.sha256 for each in away])
             raise
         self.objects.destroy([each.sha256 for each in away])
@@ -153,7 +153,7 @@ class FreeingRun(Struct, frozen=True, kw_only=True):
         found.kept += len(needed)
 
     def _finish_before(self, now: Freeing, found: FreedSum) -> None:
-        """Look again at what a crash left out of sight: put back what a copy needs, destroy the rest."""
+        """Check the objects that a crash left put away: bring back those that a copy needs, and destroy the rest."""
         if self.repacking is not None:
             self.repacking.bring_back()
         left = self.objects.put_away_before()

@@ -1,4 +1,4 @@
-"""The key for checkpoints, where there is one: it signs the policy, and what it signed may be freed."""
+"""The key for checkpoints, if there is one: it signs the policy, and what it signed may be freed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def key_for(ledger: Ledger, given: Path | None) -> SigningKey | None:
 
 
 def covered_by(ledger: Ledger, key: VerifierKey | None) -> int | None:
-    """Return up to which position checkpoints in the ledger cover it, None if it has no key and no checkpoints.
+    """Return the position up to which checkpoints cover the ledger, None without a key and without checkpoints.
 
-    Without the key, notes count as they are: whoever signs does so on another machine.
+    Without the key, notes count as is, because they are signed on another machine.
     """
     origin = origin_of(ledger.identity().ledger_id)
     covered = None if key is None else 0

@@ -38,7 +38,7 @@ class KeptMoments(Struct, frozen=True, kw_only=True):
     def need(self, start: int, end: int | None, *, vanished: bool) -> bool:
         """Return whether a version that was current from position `start` to before `end` is part of a kept moment.
 
-        What vanished was seen to be missing by the next listing, so it was part of the round before.
+        The listing after an element vanished found it missing, so the element was part of the round before.
         """
         at = bisect_left(self.ended, start)
         if at == len(self.ended):
@@ -61,7 +61,7 @@ def kept_moments(newest_first: Iterable[RoundSpan], pins: Iterable[int], rules: 
         elif all(period.is_full for period in periods):
             break
     kept += [RoundSpan(position, position, 0) for position in pins]
-    # A pin may lie within a round. Both lists MUST rise, so a round's listing never counts for less than a pin's.
+    # A pin can be within a round. Both lists MUST rise, so such a pin gets the listing of its round.
     kept.sort(key=lambda each: (each.ended, each.listed))
     listed = [each.listed for each in kept]
     for at in range(len(listed) - 2, -1, -1):
@@ -73,7 +73,7 @@ def kept_moments(newest_first: Iterable[RoundSpan], pins: Iterable[int], rules: 
 
 
 class _Period:
-    """Takes the last round of each of so many days, weeks, ..., if rounds come newest first."""
+    """Takes the last round of each of `count` days, weeks, ..., if rounds come newest first."""
 
     def __init__(self, count: int, name: Callable[[datetime], tuple[int, ...]]) -> None:
         self._left = count

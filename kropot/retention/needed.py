@@ -1,4 +1,4 @@
-"""What was released, what is needed all the same because a copy that was not released names it, and what is left."""
+"""Find what was released, what is still needed because a copy that was not released names it, and what is left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def released_objects(ledger: Ledger, after: int, until: int) -> Iterator[list[by
 
 
 def needed_of(ledger: Ledger, sha256s: Collection[bytes], but: int | None = None) -> set[bytes]:
-    """Return those that a copy names that was not released, of whatever source, but for those of the stream `but`."""
+    """Return those that an unreleased copy of any source names, not counting copies of the stream `but`."""
     rows = ledger.projection.named(sha256s)
     return {row.sha256 for row in rows if row.state != RELEASED and row.stream != but}
 
@@ -57,7 +57,7 @@ def still_in(storage: Storage, places: PackPlaces, wanted: Collection[bytes]) ->
 
 
 def needed_in(ledger: Ledger) -> Callable[[str], bool]:
-    """Return what says of a key in a storage whether the ledger needs what is there, or does not know what that is.
+    """Return a function that says whether the ledger needs the file at a storage's key, or does not know what it is.
 
     Objects are needed while an element has a copy of them, packs while the ledger knows them.
     """

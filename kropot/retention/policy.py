@@ -1,6 +1,6 @@
 """The policy as a person writes it: the table `[retention]`, and `[retention.LABEL]` for one source; pure.
 
-A table stands for itself: `[retention.LABEL]` takes nothing over from `[retention]`.
+Each table stands alone: `[retention.LABEL]` inherits nothing from `[retention]`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_SPAN_S: Final = 1000 * 365 * DAY_S
 def parse_policy(table: Mapping[str, object]) -> Policy:
     """Return the rules in the table `[retention]` and the tables below it.
 
-    Raises: UsageError, which names the key, for an unknown one, a value that is not valid, or rules that keep nothing.
+    Raises: UsageError, which names the key, for an unknown key, an invalid value, or rules that keep nothing.
     """
     policy, mistakes = read_policy(table)
     if mistakes:
@@ -47,7 +47,7 @@ def parse_policy(table: Mapping[str, object]) -> Policy:
 
 
 def read_policy(table: Mapping[str, object]) -> tuple[Policy, list[str]]:
-    """Return what `parse_policy` does, without the rules that are not valid, and a sentence for each mistake."""
+    """Return what `parse_policy` does, without the invalid rules, and a sentence for each mistake."""
     tables = {label: value for label, value in table.items() if isinstance(value, dict)}
     own = {name: value for name, value in table.items() if name not in tables}
     policy: dict[str | None, KeepRules] = {}
@@ -81,7 +81,7 @@ def bound(policy: Policy, labels: Mapping[bytes, str | None]) -> tuple[KeepRules
 
 
 def rules_for(rules: Iterable[KeepRules], source: bytes) -> KeepRules | None:
-    """Return the rules for a source, None if there are none: then nothing of it is let go."""
+    """Return the rules for a source, None if there are none: then none of its copies are let go."""
     found = {each.source: each for each in rules}
     return found.get(source, found.get(None))
 
@@ -104,7 +104,7 @@ def _for_source(rules: KeepRules, source: bytes | None) -> KeepRules:
 
 
 def _rules(values: Mapping[str, object], where: str) -> tuple[KeepRules, list[str]]:
-    """Return the rules in one table, without what is not valid, and a sentence for each mistake."""
+    """Return the rules in one table, without the invalid ones, and a sentence for each mistake."""
     mistakes: list[str] = []
     counts = dict.fromkeys(_COUNTS.values(), 0)
     spans: dict[str, int | None] = {"within_s": 0, "vanished_s": None, "min_age_s": MIN_AGE_S}

@@ -35,7 +35,7 @@ BATCH: Final = 500
 
 @dataclass(slots=True, kw_only=True)
 class ReleaseSum:
-    """How many copies of each source (16 bytes) a run let go for each reason, and their bytes; `moved` were left."""
+    """How many copies of each source (16 bytes) a run let go for each reason, and their bytes; `moved` were skipped."""
 
     copies: dict[tuple[bytes, str], tuple[int, int]] = field(default_factory=dict)
     moved: int = 0
@@ -55,7 +55,7 @@ class ReleaseSum:
         return counted
 
     def merge(self, other: ReleaseSum) -> None:
-        """Add what another one counted."""
+        """Add the counts of another one."""
         for of, (copies, size) in other.copies.items():
             before, size_before = self.copies.get(of, (0, 0))
             self.copies[of] = before + copies, size_before + size
@@ -71,7 +71,7 @@ class PolicyMovedError(ConflictError):
     """The policy, or a restore point, changed while a release by the old one was to be recorded."""
 
     def __init__(self) -> None:
-        """Name no stream: the decision itself does not hold any more."""
+        """Name no stream, because the decision itself no longer holds."""
         super().__init__(())
 
 
@@ -222,11 +222,11 @@ def _undo_one(  # noqa: PLR0917 -- it is a part of `undo`
 
 
 class _GoneError(Exception):
-    """The object is not there any more."""
+    """The object is no longer there."""
 
 
 def _copy_before(ledger: Ledger, entry: Entry, sha256: bytes) -> Copy | None:
-    """Return the copy of this object as the element's last event with it has it."""
+    """Return the copy of this object from the element's last event that has it."""
     for event in ledger.history(entry.key, newest_first=True):
         if isinstance(event.fact, ElementFact):
             copy = event.fact.element.copy
@@ -236,7 +236,7 @@ def _copy_before(ledger: Ledger, entry: Entry, sha256: bytes) -> Copy | None:
 
 
 def sound_size(objects: ObjectStore, sha256: bytes) -> int | None:
-    """Return the size of an object that was read and is what its name says, None if it is not there, or is not."""
+    """Read an object and return its size, None if it is missing or does not match its name."""
     digest, size = hashlib.sha256(), 0
     try:
         with objects.open(sha256) as file:

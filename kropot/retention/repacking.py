@@ -1,7 +1,7 @@
-"""Free what is unused in packs: live objects go into new packs, and the old pack goes, while collectors work.
+"""Free unused objects in packs while collectors work: live objects move into new packs, and the old packs are removed.
 
-A pack goes only under the lock of the ledger's head, after another look at every copy that names what is lost with it
-(docs/decisions/0031).
+A pack is removed only under the lock of the ledger's head, after another look at every copy that names an object in it
+that would be lost (docs/decisions/0031).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class _Split(NamedTuple):
 class Repacking:
     """Rewrites packs of which more than `max_unused` percent is unused.
 
-    Unused is what was released up to the position `until`, and, in packs older than `orphans_us`, what no event names
-    (None: nothing). `allowed` is called under the lock before a pack goes, and can refuse by raising. What only the
-    stream `but` names is unused, too: its element is being erased, and then packs that are locked are not spared.
+    An object is unused if it was released up to position `until`, or if no event names it and its pack is older than
+    `orphans_us` (None: never). `allowed` is called under the lock before a removal, and can refuse by raising. What
+    only the stream `but` names is unused, too: its element is being erased. Locked packs are then not spared.
     """
 
     ledger: Ledger
@@ -60,8 +60,8 @@ class Repacking:
     def run(self, names: Iterable[bytes], found: FreedSum, demand_newest: Callable[[], object]) -> None:
         """Rewrite those of these packs that are worth it, and add what was freed. It MUST run while freeing is open.
 
-        `demand_newest` is called under the lock before a pack goes, and refuses once another process frees. Raises:
-        StorageError, LedgerError, what `allowed` and `demand_newest` raise.
+        `demand_newest` is called under the lock before a pack is removed, and refuses once another process frees.
+        Raises: StorageError, LedgerError, what `allowed` and `demand_newest` raise.
         """
         try:
             self._learn()
@@ -71,7 +71,7 @@ class Repacking:
             self._waiting.close()
 
     def bring_back(self) -> None:
-        """Put packs back that a crash left out of sight. `run` looks at them, whatever the ledger knows."""
+        """Bring back packs that a crash left put away. `run` looks at them, whatever the ledger knows."""
         for name in list(self.packs.put_away_before()):
             self.packs.bring_back(name)
             self._brought.add(name)
@@ -79,7 +79,7 @@ class Repacking:
     # --- helpers ---
 
     def _learn(self) -> None:
-        """Remember what was released and waits: it can still be taken back."""
+        """Remember the releases that still wait, because they can be taken back."""
         events = releases_after(self.ledger, self.until, self.ledger.head().position)
         while page := list(islice(events, _PAGE)):
             for event in page:
@@ -97,11 +97,11 @@ class Repacking:
             return
         if split.live and contents.is_spared and self.but is None:
             found.locked += split.unused
-            return  # it is written anew once its own lock is about to end
+            return  # it is written again once its own lock is about to end
         if split.live:
             made = self.packs.copy(name, split.live)
             if made is None:
-                return  # a live object is not sound here: `verify --repair` may still need the pack as it is
+                return  # a live object is not sound here: `verify --repair` might still need the pack as is
             self.ledger.places.add(made)
         if self._remove(name, split.dead, demand_newest):
             self.rewritten += 1
@@ -125,7 +125,7 @@ class Repacking:
         return set(sha256s) - needed
 
     def _remove(self, name: bytes, dead: set[bytes], demand_newest: Callable[[], object]) -> bool:
-        """Remove a pack if nothing that is lost with it is needed by now. Return whether it went."""
+        """Remove a pack if no object that is lost with it is needed by now. Return whether it was removed."""
         is_away = False
         try:
             with head_locked(self.ledger):
@@ -134,7 +134,7 @@ class Repacking:
                 if self._unneeded(dead, orphans=self.orphans_us is not None) == dead:
                     is_away = self.packs.put_away(name)
         except BaseException:
-            # The lock may have been lost, and somebody may have named one of its objects since.
+            # The lock might have been lost, and somebody might have named one of its objects since.
             if is_away:
                 self.packs.bring_back(name)
             raise

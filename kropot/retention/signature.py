@@ -1,4 +1,4 @@
-"""The signature over what persons decided about retention, by the key for checkpoints (docs/format.md)."""
+"""The signature over people's decisions about retention, made with the key for checkpoints (docs/format.md)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class SeenCopy(NamedTuple):
 
 
 class Release(NamedTuple):
-    """An object that an element needs no more, its size, and why."""
+    """An object that an element no longer needs, its size, and why."""
 
     sha256: bytes
     size: int
@@ -89,7 +89,7 @@ class _Version:
 
     @property
     def ended_us(self) -> int | None:
-        """When it was current for the last time, None if it is."""
+        """When it was last current, None if it still is."""
         return self.spans[-1][2]
 
 
@@ -113,7 +113,7 @@ def _versions(events: Iterable[SeenCopy]) -> tuple[dict[bytes, _Version], bool]:
                 known.spans.append((position, None, None, False))
                 open_ = known
             elif not known.spans:
-                # It was fetched although the element had just vanished: it was current for this moment alone.
+                # It was fetched although the element had just vanished, so it was current only for this moment.
                 known.spans.append((position, position, at_us, True))
             if sha256 != before:
                 known.state = SOUND

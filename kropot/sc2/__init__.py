@@ -1,1 +1,1 @@
-"""`sc2`, the authenticated sealing: what an owner gets back is proved (docs/format.md, "Sealed objects")."""
+"""`sc2`, the authenticated sealing: it proves what an owner gets back (docs/format.md, "Sealed objects")."""

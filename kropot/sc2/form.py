@@ -1,4 +1,4 @@
-"""The form in an object: what an element is, in canonical msgpack, strictly read (docs/format.md, "Sealed objects")."""
+"""The form in an object: what an element is, in canonical msgpack, read strictly (docs/format.md, "Sealed objects")."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Form:
     """What an element is at one version's birth, or, in a list, what it is now.
 
     `path` is relative to the served folder, in bytes; only that folder itself has the empty path. `sealed_us` is the
-    time of sealing, microseconds since 1970; `mtime_ns` is nanoseconds. `size` is the file's. `content` is the length
-    of the plain content in the object: `attributes` bytes, then the file's bytes without its holes; None means `size`.
-    With `padding`, zeros follow. `sha256` is the file's, where the gateway knows it. Names that are one file share
-    `link_group` (16 bytes). `holes` are (start, length) in the file; `xattrs` are (name, value), POSIX ACLs included
-    (`system.posix_acl_access`). Raises RefusedError for what no form may say.
+    time of sealing in microseconds since 1970; `mtime_ns` is in nanoseconds. `size` is the file's. `content` is the
+    length of the plain content in the object: `attributes` bytes, then the file's bytes without its holes; None means
+    `size`. With `padding`, zeros follow. `sha256` is the file's, if the gateway knows it. Hard links to one file share
+    `link_group` (16 bytes). `holes` are (start, length) in the file; `xattrs` are (name, value), including POSIX ACLs
+    (`system.posix_acl_access`). Raises RefusedError for values that no form can have.
     """
 
     path: bytes
@@ -73,7 +73,7 @@ class Form:
     holes: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what no form may say, whoever says it."""
+        """Refuse values that no form can have, no matter where they come from."""
         _check(self)
 
     @property
@@ -83,11 +83,11 @@ class Form:
 
     @property
     def padded_length(self) -> int:
-        """The length of the content that is sealed: with padding, where there is one."""
+        """The length of the content that is sealed, including any padding."""
         return padded_content_size(self.plain_length) if self.padding else self.plain_length
 
     def encode(self) -> bytes:
-        """Return the form as canonical msgpack: a map with sorted keys, without the fields that have their default.
+        """Return the form as canonical msgpack: a map with sorted keys, without fields that have their default value.
 
         Raises:
             RefusedError: the form is too long. `fitted` moves large attributes into the content.
@@ -102,7 +102,7 @@ def parse_form(data: bytes) -> Form:
     """Return the form that `Form.encode` wrote.
 
     Raises:
-        RefusedError: it is not canonical, has unknown fields, or says what no form may say.
+        RefusedError: it is not canonical, has unknown fields, or has values that no form can have.
     """
     found = _unpacked(data, "form")
     if not found.keys() <= _NAMES:
@@ -119,24 +119,24 @@ def parse_form(data: bytes) -> Form:
 
 
 def vouched_form(data: bytes) -> Form:
-    """Return the form that `Form.encode` wrote, unchecked. A keyed hash, or the like, MUST vouch for every byte."""
+    """Return the form that `Form.encode` wrote, unchecked. A keyed hash or similar MUST vouch for every byte."""
     found = msgpack.unpackb(data, raw=False, use_list=False)
     found["kind"] = _KINDS[found["kind"]]
     form = object.__new__(Form)
-    # The order is that of the defaults, whatever is found.
+    # The order is always that of the defaults.
     for put, value in zip(_PUTS, (_DEFAULTS | found).values(), strict=True):
         put(form, value)
     return form
 
 
 def pad_form(encoded: bytes) -> bytes:
-    """Return the padded form that is sealed: its length in two bytes, the form, zeros."""
+    """Return the padded form that is sealed: two bytes for the length, the form, zeros."""
     framed = len(encoded).to_bytes(LENGTH_BYTES, "big") + encoded
     return framed.ljust(padded_form_size(len(encoded)), b"\0")
 
 
 def unpad_form(padded: bytes) -> bytes:
-    """Return the encoded form. Raises: RefusedError if it is not padded as `pad_form` does it."""
+    """Return the encoded form. Raises: RefusedError if it is not padded as `pad_form` pads it."""
     length = int.from_bytes(padded[:LENGTH_BYTES], "big")
     encoded = padded[LENGTH_BYTES : LENGTH_BYTES + length]
     if len(padded) not in FORM_SIZES or length + LENGTH_BYTES > len(padded) or pad_form(encoded) != padded:
@@ -145,10 +145,10 @@ def unpad_form(padded: bytes) -> bytes:
 
 
 def fitted(form: Form) -> tuple[Form, bytes]:
-    """Return a form that fits, and the attributes that MUST stand in front of the content: empty if it fits as it is.
+    """Return a form that fits, and the attributes that MUST come before the content: empty if the form fits as is.
 
     Raises:
-        RefusedError: the attributes have more than 16 MiB.
+        RefusedError: the attributes are larger than 16 MiB.
     """
     if len(_encoded(form)) <= _longest(form):
         return form, b""
@@ -161,10 +161,10 @@ def fitted(form: Form) -> tuple[Form, bytes]:
 
 
 def merged(form: Form, blob: bytes) -> Form:
-    """Return the form with the attributes that stood in front of its content. It undoes `fitted`.
+    """Return the form with the attributes that came before its content. This undoes `fitted`.
 
     Raises:
-        RefusedError: these are not such attributes.
+        RefusedError: the blob does not hold valid attributes of this form.
     """
     found = _unpacked(blob, "attributes")
     if found.keys() != {"holes", "xattrs"} or len(blob) != form.attributes or form.holes or form.xattrs:
@@ -175,7 +175,7 @@ def merged(form: Form, blob: bytes) -> Form:
     return replace(form, **found, attributes=0, content=None if length == form.size else length)
 
 
-# --- what a form may say ---------------------------------------------------------------------------------------------
+# --- what a form can say ---------------------------------------------------------------------------------------------
 
 
 _NUMBERS: Final = (
@@ -225,7 +225,7 @@ def _check(form: Form) -> None:
 
 
 def _check_path(form: Form) -> None:
-    """Refuse a path that could leave its folder, whoever made it."""
+    """Refuse a path that could leave its folder, no matter who made it."""
     path = form.path
     if type(path) is not bytes or len(path) > MAX_PATH or b"\0" in path:
         raise _wrong("path")
@@ -266,7 +266,7 @@ def _check_lengths(form: Form) -> None:
     if end > form.size or form.plain_length > MAX_CONTENT:
         raise _wrong("holes" if end > form.size else "content")
     if form.attributes:
-        # Holes can stand in the attributes, so the length of the data is known when these are read (`merged`).
+        # The attributes can contain holes, so the length of the data is known only once they are read (`merged`).
         if form.holes or form.xattrs or not 0 <= data <= form.size:
             raise _wrong("attributes")
     elif data != form.size - hollow:

@@ -1,4 +1,4 @@
-"""HMAC-SHA-256 (RFC 2104) under one key. Both hashes are begun once, so a message costs less than half. Pure."""
+"""HMAC-SHA-256 (RFC 2104) under one key. It starts both hashes once, so each message costs less than half. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def keyed_hash(key: bytes, message: bytes) -> bytes:
 
 
 class KeyedHash:
-    """Returns the keyed hash (32 bytes) of the messages that it is called with."""
+    """Returns the keyed hash (32 bytes) of each message that it is called with."""
 
     __slots__ = ("_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
-        """Take the key, of any length."""
+        """Take a key of any length."""
         if len(key) > _BLOCK:
             key = _sha256(key).digest()
         key = key.ljust(_BLOCK, b"\0")

@@ -1,4 +1,4 @@
-"""What a kit holds: everything that opens a vault, and the CBC tokens beside it. Pure."""
+"""What a kit holds: everything that opens a vault, and keys of CBC tokens. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CBC_FIELDS: Final = frozenset({"passphrase", "method", "digest", "rounds", "sto
 
 
 class CbcKey(Struct, frozen=True, kw_only=True):
-    """What opens one CBC token. With `stored_salt`, an id can be compared with the path in its form; None: unknown."""
+    """The key of one CBC token. `stored_salt` allows comparing an id with the path in its form; None if unknown."""
 
     kit: Kit
     stored_salt: str | None = None
@@ -40,14 +40,14 @@ class CbcKey(Struct, frozen=True, kw_only=True):
 
 
 class OwnerKit(Struct, frozen=True, kw_only=True):
-    """Everything that a kit holds: a vault, or None; the CBC tokens; the gateway's verifier key, where there is one."""
+    """Everything that a kit holds: a vault or None, the keys of CBC tokens, and the gateway's verifier key or None."""
 
     vault: Vault | None = None
     cbc: tuple[CbcKey, ...] = ()
     verifier: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a kit that opens nothing, and one that cannot be read again. Keep its keys out of every output."""
+        """Refuse a kit that opens nothing or that could not be read back. Keep its keys out of all output."""
         if self.vault is None and not self.cbc:
             raise UsageError("a kit without a vault and without a token's key opens nothing")
         if len(self.cbc) > MAX_CBC:
@@ -64,11 +64,11 @@ class OwnerKit(Struct, frozen=True, kw_only=True):
                 guard(key.hex())
 
     def encode(self) -> bytes:
-        """Return the kit as canonical JSON, with a newline. It shows all keys: see `lock` for one with a passphrase."""
+        """Return the kit as canonical JSON and a newline. It shows all keys; `lock` hides them behind a passphrase."""
         return canonical_json({"format": FORMAT, **self.fields()}) + b"\n"
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of the kit as JSON holds them."""
+        """Return the kit's fields as they are in JSON."""
         shown: dict[str, Any] = {}
         if self.vault is not None:
             shown["vault"] = self.vault.id.hex()
@@ -83,7 +83,7 @@ class OwnerKit(Struct, frozen=True, kw_only=True):
 
 
 def read_fields(found: Mapping[str, Any], name: str) -> OwnerKit:
-    """Return the kit with these fields of its JSON. Raises: UsageError."""
+    """Return the kit whose JSON has these fields. Raises: UsageError."""
     if unknown := found.keys() - _FIELDS:
         raise UsageError(f"the kit {name} has unknown fields ({', '.join(sorted(unknown))[:100]!a}): it was altered")
     vault = None
@@ -110,7 +110,7 @@ def read_fields(found: Mapping[str, Any], name: str) -> OwnerKit:
 
 
 def load_object(text: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in a kit. Raises: UsageError if there is none, or a field stands in it twice."""
+    """Return the JSON object in a kit. Raises: UsageError if there is none, or a field occurs twice."""
     try:
         found = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
@@ -121,7 +121,7 @@ def load_object(text: bytes, name: str) -> dict[str, Any]:
 
 
 def hex_field(found: Mapping[str, Any], field_name: str, size: int, name: str) -> bytes:
-    """Return a field of so many bytes, which JSON holds in hexadecimal digits. Raises: UsageError."""
+    """Return a field of `size` bytes, which are hexadecimal digits in the JSON. Raises: UsageError."""
     value = found.get(field_name)
     try:
         data = bytes.fromhex(value) if isinstance(value, str) and len(value) == 2 * size else b""

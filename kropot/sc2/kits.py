@@ -1,4 +1,4 @@
-"""Reads kits of every format: open ones, locked ones, and those of before sc2. Pure."""
+"""Reads kits of every format: open ones, locked ones, and those made before sc2. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STORED_SALT: Final = "secureCopyStoredSalt"
-"""The field in which an earlier kit can have its token's stored salt, beside the key or under `data`."""
+"""The field where an older kit can have its token's stored salt, next to the key or under `data`."""
 
 _MAX_SALT: Final = 4096
 
@@ -21,8 +21,8 @@ _MAX_SALT: Final = 4096
 def parse_kit(text: bytes, *, name: str) -> OwnerKit | LockedKit:
     """Return what a kit holds, or a locked kit that only its passphrase opens (`LockedKit.open`).
 
-    Kits of before are read as they were: each possible reading of their passphrase is a `CbcKey`. `name` is the file's
-    name for messages. No message contains a key.
+    Kits made before sc2 are still read: each possible reading of their passphrase becomes a `CbcKey`. `name` is the
+    file's name, for messages. No message contains a key.
 
     Raises:
         UsageError: it is not a kit, or a field is missing, unknown or has an impossible value.
@@ -43,7 +43,7 @@ def parse_kit(text: bytes, *, name: str) -> OwnerKit | LockedKit:
 
 
 def _read_old(text: bytes, found: Mapping[str, Any], name: str) -> OwnerKit:
-    """Read a kit of before: the JSON request that made a token."""
+    """Read a kit made before sc2: the JSON request that made a token."""
     kits = read_kit(text, name=name)
     below = found.get("data")
     salt = found.get(STORED_SALT, below.get(STORED_SALT) if isinstance(below, dict) else None)

@@ -1,6 +1,6 @@
 """The layout of sealed objects: header, lengths, padding. Pure, and without keys, so that a keeper can use it too.
 
-docs/format.md, "Sealed objects", decides the bytes.
+docs/format.md, "Sealed objects", defines the bytes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ METHOD: Final = "sc2"
 """The name of this sealing in tokens, and in `Accept`."""
 
 MEDIA_TYPE: Final = "application/vnd.kropot.sc2"
-"""What a collector MUST name in `Accept` to be given sealed objects, and what the answer's `Content-Type` says."""
+"""A collector MUST name it in `Accept` to get sealed objects; the answer has it as `Content-Type`."""
 
 CHUNK: Final = 65_536
-"""The plain bytes of every chunk but the last."""
+"""The number of plain bytes in every chunk but the last."""
 
 NONCE_BYTES: Final = 12
 OVERHEAD: Final = NONCE_BYTES + 16
-"""What sealing adds to a form or a chunk: the nonce before it, the tag behind it."""
+"""How many bytes sealing adds to a form or a chunk: the nonce before it, the tag after it."""
 
 VAULT_BYTES: Final = 16
 SOURCE_BYTES: Final = 16
@@ -46,10 +46,10 @@ ETAG_BYTES: Final = 16
 
 HEADER_BYTES: Final = _HEADER.size
 HEADER_BEGINNING: Final = _MAGIC + bytes([_SUITE, _NO_COMPRESSION])
-"""The beginning of every header that this program can read. The vault's id follows."""
+"""The first bytes of every header that this program can read. The vault's id follows."""
 
 BOUND_BYTES: Final = HEADER_BYTES - 32
-"""How many bytes of the header the keys are derived from: everything before the commitment."""
+"""The keys are derived from this many bytes of the header: everything before the commitment."""
 
 LENGTH_BYTES: Final = 2
 
@@ -74,12 +74,12 @@ class ObjectHeader(NamedTuple):
 
     @property
     def etag(self) -> str:
-        """The entity tag of the object, with its quotes: another version or another key has another one."""
+        """The entity tag of the object, with its quotes. It differs for each version and each key."""
         return f'"{self.commitment[:ETAG_BYTES].hex()}"'
 
     @property
     def element_id(self) -> str:
-        """The element's id as a list shows it."""
+        """The element's id as it appears in a list."""
         return self.element.hex()
 
     def encode(self) -> bytes:
@@ -88,7 +88,7 @@ class ObjectHeader(NamedTuple):
 
 
 def bound_part(vault: bytes, source: bytes, element: bytes, key_id: bytes, version: bytes) -> bytes:
-    """Return the 112 bytes of a header before its commitment. Raises ValueError for a part of another length."""
+    """Return the 112 bytes of a header before its commitment. Raises ValueError for a part of the wrong length."""
     is_fit = len(vault) == VAULT_BYTES and len(source) == SOURCE_BYTES and len(element) == ELEMENT_BYTES
     if not (is_fit and len(key_id) == KEY_ID_BYTES and len(version) == VERSION_BYTES):
         lengths = tuple(map(len, (vault, source, element, key_id, version)))
@@ -120,12 +120,12 @@ def parse_header(data: bytes) -> ObjectHeader:
 
 
 def list_form_bytes(text: str) -> bytes:
-    """Return the bytes of a sealed form as a list shows it: a header and a sealed form. They prove nothing yet.
+    """Return the bytes of a sealed form's text in a list: a header and the sealed form. They prove nothing yet.
 
     `parse_header` reads their header, so that a keeper can compare version and id with the list's line.
 
     Raises:
-        RefusedError: the text is not such a form.
+        RefusedError: the text is not a sealed form of sc2.
     """
     if len(text) not in _LIST_TEXT:
         raise RefusedError(Reason.FORM, f"a text of {len(text)} characters is not a sealed form of sc2")
@@ -136,7 +136,7 @@ def list_form_bytes(text: str) -> bytes:
 
 
 def is_list_form(text: str) -> bool:
-    """Whether the text of a sealed form is one of sc2, by its beginning; a CBC form never begins so."""
+    """Whether the text of a sealed form begins like one of sc2. A CBC form never begins like that."""
     return text.startswith(LIST_BEGINNING)
 
 
@@ -163,9 +163,9 @@ def padded_form_size(size: int) -> int:
 
 
 def padded_content_size(size: int) -> int:
-    """Return the padded length of a content ("padme"): it shows the size only roughly, and adds 12 percent at most.
+    """Return the padded length of a content ("padme"). It shows the size only roughly and adds at most 12 percent.
 
-    Contents below 256 bytes, and with them folders, links and empty files, all look alike.
+    Contents below 256 bytes, folders, links and empty files all look alike.
     """
     size = max(size, _LEAST_PADDED)
     exponent = size.bit_length() - 1
@@ -174,7 +174,7 @@ def padded_content_size(size: int) -> int:
 
 
 def chunk_count(content: int) -> int:
-    """Return the number of chunks of a content of so many plain bytes. An empty content has one, which is empty."""
+    """Return the number of chunks for a content of this many plain bytes. Empty content has one empty chunk."""
     return max(1, -(-content // CHUNK))
 
 
@@ -184,5 +184,5 @@ def sealed_length(*, content: int, form: int) -> int:
 
 
 def head_length(form: int) -> int:
-    """Return where the first chunk of an object begins whose padded form has `form` bytes."""
+    """Return the offset of the first chunk in an object whose padded form has `form` bytes."""
     return HEADER_BYTES + LENGTH_BYTES + form + OVERHEAD

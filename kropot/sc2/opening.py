@@ -1,4 +1,4 @@
-"""Open objects and list forms: nothing is given out before it is authenticated, and nothing altered is. Pure."""
+"""Open objects and list forms. Only authenticated data is returned, and never altered data. Pure."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 
 
 class OpenedObject(Struct, frozen=True, kw_only=True):
-    """An object whose header and form are proved. `chunks` gives the rest of what was read from it, once.
+    """An object whose header and form are proved. `chunks` yields its content, once.
 
-    `form` is complete: attributes that stood in front of the content are in it.
+    `form` is complete: it includes any attributes that came before the content.
     """
 
     header: ObjectHeader
     form: Form
     chunks: Iterator[bytes]
-    """The file's bytes without its holes, in pieces. Raises RefusedError where the object is not what was sealed."""
+    """The file's bytes without its holes, in pieces. Raises RefusedError if the object is not as it was sealed."""
 
     __repr__ = repr_without("chunks")
 
 
 class OpenedForm(Struct, frozen=True, kw_only=True):
-    """A form that is proved, of a list or an object: which version of which element it describes, and what it says."""
+    """A proved form of a list or an object: which version of which element it describes, and what it says."""
 
     header: ObjectHeader
     form: Form
 
 
 class ListedElement(Struct, frozen=True, kw_only=True):
-    """A proved form of a list, and what opens the object that it was listed with."""
+    """A proved form of a list, and what is needed to open the object that it was listed with."""
 
     header: ObjectHeader
     form: Form
@@ -66,11 +66,11 @@ class ListedElement(Struct, frozen=True, kw_only=True):
 
 
 def open_object(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedObject:
-    """Return an object's header and form, and an iterator over its content, in flat memory.
+    """Return an object's header and form, and an iterator over its content, in constant memory.
 
-    `vaults` are the vaults at hand by their ids (`keyring`). Read the chunks to their end: only then is it certain that
-    nothing was cut off. Whoever expects a certain source, element or version MUST compare them with the header's: an
-    object from elsewhere in the same vault opens as well.
+    `vaults` maps ids to the available vaults (`keyring`). Read the chunks to the end: only then is it certain that
+    nothing was cut off. A caller that expects a certain source, element or version MUST compare it with the header's,
+    because any object from the same vault opens.
 
     Raises:
         RefusedError: the object is not what its owner sealed.
@@ -85,9 +85,9 @@ def open_object(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedObject
 
 
 def open_head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedForm:
-    """Return an object's header and form, without a look at its content.
+    """Return an object's header and form without reading its content.
 
-    Attributes that stand in front of the content are not in the form. Raises: as `open_object`.
+    The form does not include attributes that come before the content. Raises: as `open_object`.
     """
     header, form, _ = _head(source, vaults)
     return OpenedForm(header=header, form=form)
@@ -100,7 +100,7 @@ def open_list_form(text: str, vaults: Mapping[bytes, Vault]) -> OpenedForm:
 
 
 def open_listed(text: str, vaults: Mapping[bytes, Vault]) -> ListedElement:
-    """Return the same, and what opens the object without another derivation of its keys. Raises: as `open_object`."""
+    """Return the same, and what opens the object without deriving its keys again. Raises: as `open_object`."""
     data = list_form_bytes(text)
     header = parse_header(data)
     vault = _vault(header, vaults)
@@ -112,9 +112,9 @@ def open_listed(text: str, vaults: Mapping[bytes, Vault]) -> ListedElement:
 
 
 def open_whole(data: bytes, listed: ListedElement) -> tuple[Form, bytes] | None:
-    """Return the form and the file's bytes of an object that is all there, as `open_object` would give them.
+    """Return the form and the file's bytes of an object that is wholly in memory, as `open_object` would return them.
 
-    None if the object is not simply the one that `listed` describes, or has holes or attributes in front of its
+    Returns None if the object is not exactly the one that `listed` describes, or has holes or attributes before its
     content: then `open_object` must open it. Raises: RefusedError, as `open_object` and its chunks do.
     """
     if not data.startswith(listed.head):
@@ -168,7 +168,7 @@ def _proved(vault: Vault, keys: ObjectKeys, form: Form) -> Form:
 
 
 def _content(source: BinaryIO, pieces: Pieces, *, plain: int, padded: int) -> Iterator[bytes]:
-    """Yield the plain content. The last chunk follows only when nothing comes behind it."""
+    """Yield the plain content. The last chunk is yielded only if nothing follows it."""
     count = chunk_count(padded)
     for index in range(count):
         start = index * CHUNK
@@ -193,7 +193,7 @@ def _content(source: BinaryIO, pieces: Pieces, *, plain: int, padded: int) -> It
 
 
 def _split(chunks: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
-    """Return the first `size` bytes, and an iterator over the others."""
+    """Return the first `size` bytes, and an iterator over the rest."""
     taken, rest = bytearray(), b""
     while len(taken) < size:
         taken += next(chunks)

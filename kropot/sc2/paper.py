@@ -22,7 +22,7 @@ _END: Final = re.compile(r"[ \t]*end[ \t]+([A-Za-z0-9 \t]+?)[ \t]*", re.IGNORECA
 
 
 def to_paper(kit: bytes) -> str:
-    """Return a kit as lines to print: a number, groups of five letters, and a checksum of four. The last is `end`."""
+    """Return a kit as lines to print: number, groups of five letters, checksum of four. The last line is `end`."""
     lines = []
     for number, at in enumerate(range(0, len(kit), _LINE_BYTES), 1):
         data = kit[at : at + _LINE_BYTES]
@@ -82,7 +82,7 @@ def to_qr(kit: bytes, *, svg: bool = False) -> str:
 
 
 def _letters(typed: str) -> str:
-    """Return what was typed without spaces, in capitals; no digit that looks like a letter is ever printed."""
+    """Return the typed text in capitals, without spaces. 0, 1 and 8 are never printed, so they become O, I and B."""
     return "".join(typed.split()).upper().translate(_LOOK_ALIKE)
 
 

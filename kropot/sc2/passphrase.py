@@ -1,4 +1,4 @@
-"""A kit behind a person's passphrase: stretched by Argon2id, it wraps the keys, which stay the same when it changes."""
+"""A kit behind a person's passphrase. Argon2id stretches it to wrap the keys; changing it does not change the keys."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Stretch(Struct, frozen=True, kw_only=True):
     __repr__ = repr_without("salt")
 
     def __post_init__(self) -> None:
-        """Refuse what Argon2id has not, and what a hostile kit could ask for."""
+        """Refuse values that Argon2id does not allow, or that a hostile kit could ask for."""
         numbers = (self.memory_kib, self.passes, self.lanes)
         if len(self.salt) != SALT_BYTES or any(type(number) is not int for number in numbers):
             raise UsageError("the numbers for Argon2id are not whole numbers")
@@ -66,7 +66,7 @@ class Stretch(Struct, frozen=True, kw_only=True):
             raise UsageError("the numbers for Argon2id are beyond this version's limits")
 
     def keys(self, passphrase: str) -> tuple[bytes, bytes]:
-        """Return the key that wraps, and 32 bytes that show whether the passphrase is the right one."""
+        """Return the wrapping key, and 32 bytes that show whether the passphrase is right."""
         text = unicodedata.normalize("NFC", passphrase).encode("utf-8", "surrogatepass")
         try:
             deriver = Argon2id(
@@ -81,7 +81,7 @@ class Stretch(Struct, frozen=True, kw_only=True):
 
 
 class LockedKit(Struct, frozen=True, kw_only=True):
-    """A kit that its passphrase opens. `vault` (16 bytes) says which vault it opens, None if it holds none."""
+    """A kit that its passphrase opens. `vault` (16 bytes) says which vault it opens, or is None if it holds none."""
 
     vault: bytes | None
     stretch: Stretch
@@ -92,12 +92,12 @@ class LockedKit(Struct, frozen=True, kw_only=True):
     __repr__ = repr_without("check", "wrapped")
 
     def open(self, passphrase: str) -> OwnerKit:
-        """Return the kit. It takes about as long as the stretching was made to take.
+        """Return the kit. This takes about as long as the stretching was set to take.
 
         Raises:
-            WrongKeyError: the passphrase is another one.
-            IntegrityError: it is the right one, and the kit was altered.
-            UsageError: what it wraps is not a kit.
+            WrongKeyError: the passphrase is wrong.
+            IntegrityError: the passphrase is right, but the kit was altered.
+            UsageError: the wrapped data is not a kit.
         """
         guard(passphrase)
         key, check = self.stretch.keys(passphrase)
@@ -128,9 +128,9 @@ def lock(
     entropy: Callable[[int], bytes] = os.urandom,
     stretch: Callable[[bytes], Stretch] = lambda salt: Stretch(salt=salt),
 ) -> LockedKit:
-    """Return the kit behind a passphrase. To change a passphrase, open the kit and lock it again: keys do not change.
+    """Return the kit behind a passphrase. To change it, open the kit and lock it again; the keys do not change.
 
-    Whoever has an older copy of the file and the older passphrase can still open that copy.
+    Anyone who has an older copy of the file and its passphrase can still open that copy.
 
     Raises:
         UsageError: the passphrase is too short or too long.
@@ -145,7 +145,7 @@ def lock(
     stretched = stretch(entropy(SALT_BYTES))
     key, check = stretched.keys(passphrase)
     nonce = entropy(NONCE_BYTES)
-    # Each wrapping has a salt and so a key of its own.
+    # Each wrapping has its own salt, and so its own key.
     wrapped = nonce + AESGCM(key).encrypt(nonce, canonical_json(kit.fields()), _public(vault, stretched))
     return LockedKit(vault=vault, stretch=stretched, check=check, wrapped=wrapped)
 
@@ -193,5 +193,5 @@ def _shown(vault: bytes | None, stretch: Stretch) -> dict[str, Any]:
 
 
 def _public(vault: bytes | None, stretch: Stretch) -> bytes:
-    """Return what the wrapped keys are bound to: everything else that the file says."""
+    """Return the associated data of the wrapped keys: the file's fields other than `check` and `wrapped`."""
     return canonical_json(_shown(vault, stretch))

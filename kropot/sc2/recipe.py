@@ -1,6 +1,6 @@
 """What `kropotcli recipe` prints for an object of sc2: how to open it without this program. Pure.
 
-It shows no key. Its program reads the keys from the kit when it runs, and needs Python with `cryptography` only.
+It shows no key. Its program reads the keys from the kit when it runs, and needs only Python with `cryptography`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ for index, start in enumerate(range(at, max(at + 1, len(data)), 65564)):
 
 
 def recipe(header: ObjectHeader) -> str:
-    """Return the page for the object with this header: the format, with its own ids."""
+    """Return the page for the object with this header: the format, with the object's ids."""
     return _PAGE.format(
         vault=header.vault.hex(),
         source=header.source.hex(),
@@ -94,7 +94,7 @@ def recipe(header: ObjectHeader) -> str:
 
 
 def steps(*, sealed: str, plain: str = "plain.bin") -> tuple[tuple[str, str], ...]:
-    """Return (description, command line) pairs that open the file `sealed` with the kit that KIT names."""
+    """Return (description, command line) pairs that open the file `sealed` with the kit named by `$KIT`."""
     return (
         ("write the program that opens it", f"cat > open.py <<'END'\n{PROGRAM}END"),
         (

@@ -1,4 +1,4 @@
-"""The one kind of error with which sealed data is refused: a sentence, and a stable word for the reason."""
+"""The error that refuses sealed data: a sentence, and a stable word for the reason."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from kropot.errors import Exit, KropotError
 
 
 class Reason(StrEnum):
-    """Why sealed data is refused. The words are stable: messages, findings and tests use them."""
+    """Why sealed data is refused. The words are stable because messages, findings and tests use them."""
 
     HEADER = "header"
     """This version cannot read the header."""
     VAULT = "vault"
     """No given kit opens this vault."""
     KEY = "key"
-    """The kit opens the vault, but has no such key: it is older than what was sealed."""
+    """The kit opens the vault but does not have this key, because it is older than the sealed data."""
     COMMITMENT = "commitment"
     """The header was altered, or it belongs to another key."""
     FORM = "form"
@@ -31,7 +31,7 @@ class Reason(StrEnum):
 
 
 class RefusedError(KropotError):
-    """Sealed data that is not what the owner sealed. Nothing unauthenticated was given out before."""
+    """Sealed data that is not what the owner sealed. No unauthenticated data was returned before."""
 
     exit_code = Exit.FINDINGS
 
@@ -41,11 +41,11 @@ class RefusedError(KropotError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[RefusedError], tuple[Reason, str]]:
-        """Come out of another process as the same error."""
+        """Pickle as the same error, so that it can come from another process."""
         return type(self), (self.reason, str(self))
 
 
 class NoKeyError(RefusedError):
-    """The kits at hand do not hold the key. The data may be sound."""
+    """The available kits do not hold the key. The data can still be sound."""
 
     exit_code = Exit.WRONG_KEY

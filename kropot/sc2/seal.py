@@ -1,4 +1,4 @@
-"""Seal objects and list forms: the whole or any range, in flat memory, without remembered state. Pure."""
+"""Seal objects and list forms, whole or any range of them, in constant memory and without stored state. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kropot.sc2.vault import ObjectKeys, Vault
 
     ReadAt = Callable[[int, int], bytes]
-    """Returns a number of bytes of the plain content from an offset on."""
+    """Called with (offset, size); returns `size` bytes of the plain content from that offset."""
 
 CONTENT: Final = b"\x01"
 FORM: Final = b"\x02"
@@ -47,7 +47,7 @@ class Pieces:
         self._header = hashlib.sha256(keys.head).digest()
 
     def seal(self, label: bytes, index: int, plain: bytes, *, last: bool) -> bytes:
-        """Return nonce, ciphertext and tag. The nonce follows from the plain bytes: it repeats only with them."""
+        """Return nonce, ciphertext and tag. The nonce is derived from the plain bytes, so it repeats only with them."""
         place = _place(label, index, last=last)
         nonce = self._nonce(place + hashlib.sha256(plain).digest())[:NONCE_BYTES]
         return nonce + self._aead.encrypt(nonce, plain, place + self._header)
@@ -59,9 +59,9 @@ class Pieces:
 
 
 class Sealing:
-    """One version of an element, as an object: its length, and the bytes of any range of it.
+    """One version of an element as an object: its length, and the bytes of any range of it.
 
-    Every byte follows from the vault, the form, the version and the plain content. So whoever keeps the form of the
+    The vault, the form, the version and the plain content determine every byte. So anyone who keeps the form of the
     version's birth can seal the same object again, from any byte on. `header` and `length` (bytes) are known before
     the content is read.
     """
@@ -77,10 +77,10 @@ class Sealing:
         element: bytes | None = None,
         encoded: bytes | None = None,
     ) -> None:
-        """Seal an element of a source (16 bytes) by the newest master, or by the one with this id.
+        """Seal an element of a source (16 bytes) with the newest master, or with the one that `key_id` names.
 
-        `element` is what `vault.element` returns for the form's path, and `encoded` what `form.encode` returns, where
-        the caller has them already.
+        `element` is what `vault.element` returns for the form's path, and `encoded` is what `form.encode` returns, if
+        the caller already has them.
 
         Raises:
             RefusedError: the form is too long, or the vault has no such master.
@@ -103,7 +103,7 @@ class Sealing:
         `read_at(offset, size)` MUST return exactly these bytes of the plain content: attributes first, holes left out.
 
         Raises:
-            LengthChangedError: it returned another number of bytes.
+            LengthChangedError: `read_at` returned a different number of bytes.
         """
         stop = self.length if stop is None else min(stop, self.length)
         at = start
@@ -120,7 +120,7 @@ class Sealing:
     def stream(self, source: BinaryIO) -> Iterator[bytes]:
         """Yield the object, reading the plain content from a file in pieces of 64 KiB.
 
-        The last bytes follow only after the file has ended where the form says.
+        The last bytes are yielded only once the file has ended where the form says.
 
         Raises:
             LengthChangedError: the content is shorter or longer than the form says.
@@ -135,10 +135,10 @@ class Sealing:
         return self.span(read)
 
     def whole(self, plain: bytes) -> bytes:
-        """Return the object of a content that is in memory.
+        """Return the object for a content that is in memory.
 
         Raises:
-            LengthChangedError: it is not as long as the form says.
+            LengthChangedError: the content is not as long as the form says.
         """
         if len(plain) != self._plain:
             raise LengthChangedError("the content is not as long as its form says: read it again")
@@ -147,7 +147,7 @@ class Sealing:
         return b"".join(self.span(lambda offset, size: plain[offset : offset + size]))
 
     def _chunk(self, read_at: ReadAt, index: int) -> bytes:
-        """Return one sealed chunk. Behind the plain content come the zeros of the padding."""
+        """Return one sealed chunk. The zeros of the padding follow the plain content."""
         start = index * CHUNK
         stop = min(start + CHUNK, self._padded)
         size = max(0, min(stop, self._plain) - start)
@@ -169,7 +169,7 @@ def seal_list_form(
 ) -> str:
     """Return the text of a sealed form for a list: base64 of a header and the sealed form.
 
-    `element` is the element's id, where the caller knows it, and `encoded` what stands in it instead of `form`.
+    `element` is the element's id, if the caller knows it. `encoded`, if given, is sealed instead of `form`.
 
     Raises:
         RefusedError: the form is too long, or the vault has no such master.
@@ -181,7 +181,7 @@ def seal_list_form(
 
 
 def read_exactly(source: BinaryIO, size: int) -> bytes:
-    """Return so many bytes, or fewer at the end. Some streams give less than was asked for before their end."""
+    """Return `size` bytes, or fewer at the end. Some streams return fewer bytes than requested before their end."""
     data = source.read(size)
     while len(data) < size:
         more = source.read(size - len(data))
@@ -192,5 +192,5 @@ def read_exactly(source: BinaryIO, size: int) -> bytes:
 
 
 def _place(label: bytes, index: int, *, last: bool) -> bytes:
-    """Return where a piece belongs: label (1 byte), index (8), whether it is the last (1)."""
+    """Return the place of a piece: label (1 byte), index (8), whether it is the last (1)."""
     return label + index.to_bytes(8, "big") + (b"\x01" if last else b"\x00")

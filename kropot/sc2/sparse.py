@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def data_ranges(form: Form) -> Iterator[tuple[int, int]]:
-    """Yield the (start, length) in the file that the content holds, in order. The form MUST be complete (`merged`)."""
+    """Yield each (start, length) in the file that the content holds, in order. The form MUST be complete (`merged`)."""
     at = 0
     for start, length in form.holes:
         if start > at:
@@ -25,10 +25,10 @@ def data_ranges(form: Form) -> Iterator[tuple[int, int]]:
 
 
 def content_reader(form: Form, read_file: ReadAt, attributes: bytes = b"") -> ReadAt:
-    """Return a function that reads the plain content as `Sealing.span` wants it, from any byte on.
+    """Return a function that reads the plain content as `Sealing.span` needs it, from any byte on.
 
-    `form` is the complete form, and `attributes` what `fitted` moved out of it. `read_file(offset, size)` reads the
-    file. What it returns too little is missing in the answer too.
+    `form` is the complete form, and `attributes` is what `fitted` moved out of it. `read_file(offset, size)` reads the
+    file. If it returns too few bytes, the function does too.
     """
     starts, offsets, at = list[int](), list[int](), len(attributes)
     for start, length in data_ranges(form):
@@ -57,7 +57,7 @@ def content_reader(form: Form, read_file: ReadAt, attributes: bytes = b"") -> Re
 def placed(form: Form, chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield (offset in the file, bytes) for the opened chunks of a complete form. Make the file `form.size` long first.
 
-    The chunks are read to their end, so that whatever they refuse is raised here.
+    The chunks are read to the end, so that any error they raise is raised here.
     """
     ranges = data_ranges(form)
     at = left = 0

@@ -1,4 +1,4 @@
-"""A vault: the key domain that tokens may share. Ids, versions, and the keys of each object follow from it. Pure."""
+"""A vault: the key domain that tokens may share. Ids, versions and each object's keys are derived from it. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ObjectKeys(Struct, frozen=True, kw_only=True):
 class Vault:
     """The keys of a vault: `id` (16 bytes), two keys for life, and the content masters (32 bytes each, oldest first).
 
-    The newest master seals; all of them open. Raises UsageError for keys of another length or number.
+    The newest master seals; all of them open. Raises UsageError for keys of a wrong length or number.
     """
 
     id: bytes
@@ -57,7 +57,7 @@ class Vault:
     _etags: KeyedHash = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no vault, and name the masters."""
+        """Check the keys, and compute the ids of the masters."""
         keys = (self.id_key, self.etag_key, *self.masters)
         if len(self.id) != VAULT_BYTES or any(len(key) != KEY_BYTES for key in keys):
             raise UsageError(f"a vault's id has {VAULT_BYTES} bytes, and each of its keys {KEY_BYTES}")
@@ -79,7 +79,7 @@ class Vault:
         )
 
     def with_new_master(self, *, entropy: Callable[[int], bytes] = os.urandom) -> Vault:
-        """Return the vault with one more master, which seals from now on. Kits of before do not open what it seals."""
+        """Return the vault with one more master, which seals from now on. Older kits do not open what it seals."""
         return replace(self, masters=(*self.masters, entropy(KEY_BYTES)))
 
     def element(self, path: bytes) -> bytes:
@@ -87,13 +87,13 @@ class Vault:
         return self._ids(_ELEMENT + path)
 
     def version(self, nonce: bytes) -> bytes:
-        """Return the version (32 bytes) that a catalogue's nonce stands for. Another vault gives it another name."""
+        """Return the version (32 bytes) for a nonce of the catalogue. Another vault gives the nonce another version."""
         return self._etags(_VERSION + nonce)
 
     def keys(self, *, source: bytes, element: bytes, version: bytes, key_id: bytes | None = None) -> ObjectKeys:
-        """Return the keys that seal one version of an element, by the newest master or by the one with this id.
+        """Return the keys that seal one version of an element, from the newest master or the one with this id.
 
-        Another master gives a version another entity tag, and so an object of its own.
+        Under another master, a version has another entity tag, and so is another object.
 
         Raises:
             NoKeyError: this vault has no master with this id.
@@ -101,10 +101,10 @@ class Vault:
         return self._keys(self.id, source, element, self.key_ids[-1] if key_id is None else key_id, version)
 
     def keys_of(self, header: ObjectHeader) -> ObjectKeys:
-        """Return the keys that open an object with this header. The header is then what its sealer wrote.
+        """Return the keys that open an object with this header. This proves that the header is as its sealer wrote it.
 
         Raises:
-            NoKeyError: the vault is another one, or has no such master.
+            NoKeyError: the object belongs to another vault, or this one has no such master.
             RefusedError: the header was altered, or commits to another key.
         """
         if header.vault != self.id:
@@ -117,9 +117,9 @@ class Vault:
         return found
 
     def _keys(self, vault: bytes, source: bytes, element: bytes, key_id: bytes, version: bytes) -> ObjectKeys:
-        """Derive keys from a master and all of the header before the commitment (HKDF-SHA256, RFC 5869).
+        """Derive keys from a master and the whole header before the commitment (HKDF-SHA256, RFC 5869).
 
-        No two headers share a key. So a nonce can repeat only for the same bytes in the same place of the same object.
+        No two headers share a key, so a nonce can repeat only for the same bytes in the same place of the same object.
         """
         if key_id not in self.key_ids:
             raise NoKeyError(
@@ -137,10 +137,10 @@ class Vault:
 
 
 def keyring(vaults: Iterable[Vault]) -> dict[bytes, Vault]:
-    """Return vaults by their ids. An older and a newer kit of one vault are put together.
+    """Return vaults by their ids. An older and a newer kit of one vault are merged.
 
     Raises:
-        UsageError: two kits say different things about the same vault.
+        UsageError: two kits of the same vault have different keys for life.
     """
     ring: dict[bytes, Vault] = {}
     for each in vaults:

@@ -1,6 +1,6 @@
-"""A server's address: what can be one, how it is spelt, and what may be asked there.
+"""A server's address: what can be one, how it is written, and what may be asked there.
 
-Everything that speaks HTTP to a server stands on this: the control plane and both transfer engines.
+Everything that speaks HTTP to a server uses this: the control plane and both transfer engines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _URI = re.compile(r"[!-\[\]-~]+")
 
 
 class RedirectedAwayError(KropotError):
-    """A redirect that does not surely stay on its origin; `where` is the origin it names, as far as that is clear."""
+    """A redirect that leaves its origin, or might; `where` is the origin it names, as far as that is clear."""
 
     def __init__(self, origin: tuple[str, str, int] | None = None) -> None:
         """Put the origin (scheme, host and port) into words."""
@@ -25,7 +25,7 @@ class RedirectedAwayError(KropotError):
 
 
 def checked_base_url(url: str) -> str:
-    """Return a server's address without its last slash. A host that is not ASCII is spelt as DNS has it (xn--...).
+    """Return a server's address without its last slash. A host that is not ASCII is written as in DNS (xn--...).
 
     Raises:
         UsageError: it is not an http or https address, or it holds a user, a password, a query or a fragment, or a
@@ -63,9 +63,9 @@ def _in_ascii(url: str) -> str:
 
 
 def sends_token_in_clear(base_url: str) -> bool:
-    """Whether requests to this address show the token to the network: plain http to a host that is not this one.
+    """Return whether requests to this address show the token to the network: plain http to another host.
 
-    Only what surely is this machine is left out: names that merely begin like a loopback address are not.
+    Only addresses that are certainly this machine are exempt. Names that merely begin like a loopback address are not.
     """
     try:
         parts = urlsplit(base_url)
@@ -81,7 +81,7 @@ def sends_token_in_clear(base_url: str) -> bool:
 
 
 def is_user_agent(text: str) -> bool:
-    """Whether a header can carry this text, and a server that wants a User-Agent sees one."""
+    """Return whether a header can carry this text, and a server that wants a User-Agent sees one."""
     return text.isascii() and text.isprintable() and bool(text.strip())
 
 
@@ -98,8 +98,8 @@ def origin_of(url: str) -> tuple[str, str, int] | None:
 def redirected(url: str, location: str) -> str:
     """Return the address to which an answer from `url` redirects, on the same origin.
 
-    What another program makes of the server's text does not matter: only path and query are taken from it, and they
-    are put behind the origin of `url`.
+    How another program reads the server's text does not matter, because only path and query are taken from it and
+    appended to the origin of `url`.
 
     Raises:
         RedirectedAwayError: it leads to another origin, or two programs could read it differently.

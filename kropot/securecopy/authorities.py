@@ -1,8 +1,8 @@
-"""Whom the program trusts to say that a server is the one it claims to be: one PEM file or folder for every connection.
+"""The authorities that the program trusts to identify a server: one PEM file or folder for every connection.
 
 The first of these counts: --ca-file; SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE of the
-environment; the store of this system, in which a company's own authority may stand; the bundle of requests.
-Python's ssl, requests and libcurl each have a default of their own, so all three are told.
+environment; the store of this system, which can hold a company's own authority; the bundle of requests.
+Python's ssl, requests and libcurl each have a default of their own, so the choice is passed to all three.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def authorities(
 ) -> str:
     """Return the PEM file, or the folder of hashed certificates, of the authorities to trust.
 
-    Raises: UsageError if --ca-file or a variable names something that is not there.
+    Raises: UsageError if --ca-file or a variable names something that does not exist.
     """
     if ca_file is not None:
         return checked_ca_file(ca_file)
@@ -58,7 +58,7 @@ def authorities(
 
 
 def checked_ca_file(ca_file: str | Path) -> str:
-    """Return the path of --ca-file. Raises: UsageError if it is no file with certificates."""
+    """Return the path of --ca-file. Raises: UsageError if it is not a file with certificates."""
     if not Path(ca_file).is_file():
         raise UsageError(f"there is no file {ca_file}: name a file of certificates in PEM form with --ca-file")
     if not _holds_certificates(str(ca_file)):
@@ -67,18 +67,18 @@ def checked_ca_file(ca_file: str | Path) -> str:
 
 
 def verifying_context(trusted: str) -> ssl.SSLContext:
-    """Return what verifies a server's certificate by these authorities (`authorities`)."""
+    """Return a context that verifies a server's certificate against these authorities (`authorities`)."""
     where: dict[str, Any] = {"capath" if Path(trusted).is_dir() else "cafile": trusted}
     return ssl.create_default_context(**where)
 
 
 def _holds_certificates(path: str | None) -> bool:
-    """Whether a file is there that can be read and has a certificate, so that TLS libraries take it."""
+    """Return whether the file can be read and has a certificate, so that TLS libraries accept it."""
     if not path:
         return False
     try:
         with Path(path).open("rb") as file:
-            # Comments may stand before the first one.
+            # Comments can come before the first one.
             return any(b"-----BEGIN " in line for line in file)
     except OSError:
         return False

@@ -1,8 +1,8 @@
-"""Reads a bulk answer frame by frame and believes what nothing speaks against (docs/protocol.md, section 8). Pure.
+"""Reads a bulk answer frame by frame, and believes contents that pass all checks (docs/protocol.md, section 8). Pure.
 
-A server may send anything. So nothing is read that the request did not ask for, no frame is longer than a content may
-be, and all of them together are no longer than an answer may be. What is wrong in one content spoils only that content;
-what is wrong in the order of the frames ends the answer, and the whole frames before it are kept.
+A server can send anything. So only what the request asked for is read, no frame is longer than a content may be, and
+all of them together are no longer than an answer may be. An error in one content spoils only that content. An error in
+the order of the frames ends the answer, and the whole frames before it are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SHA256: Final = 32
 
 
 class BadBulkAnswerError(KropotError):
-    """The answer is no bulk answer from here on; `reason` is a stable word."""
+    """From here on, the answer is not a bulk answer; `reason` is a stable word."""
 
     def __init__(self, reason: str) -> None:
         """Keep the reason."""
@@ -39,7 +39,7 @@ class BadBulkAnswerError(KropotError):
 
 
 class BulkWanted(NamedTuple):
-    """A content to ask for: what the list says of it.
+    """A content to ask for, as the list describes it.
 
     `size` is that of the content as it is sent, in bytes. `is_opaque` says whether it is sealed. `header` is what an
     object of `sc2` has to begin with (144 bytes), None for other contents.
@@ -62,13 +62,13 @@ class BulkContent(NamedTuple):
 
 
 def read_frames(read: Callable[[int], bytes], wanted: Sequence[BulkWanted], *, first: int = 0) -> Iterator[BulkContent]:
-    """Yield the contents in an answer that can be believed, in the order of the request. Refusals yield nothing.
+    """Yield the believable contents in an answer, in the order of the request. Refusals yield nothing.
 
-    `read` returns exactly as many bytes as it is asked for, or raises what the caller knows how to handle. Places count
+    `read` returns exactly as many bytes as it is asked for, or raises an error that the caller handles. Places count
     from `first`.
 
     Raises:
-        BadBulkAnswerError: the answer is not as the protocol says. What was yielded before is whole.
+        BadBulkAnswerError: the answer breaks the protocol. The contents yielded before are whole.
     """
     left = MAX_ANSWER
     unpack, size_of = msgpack.unpackb, _LENGTH.unpack
@@ -124,7 +124,7 @@ def _head(unpack: Callable[[bytes], object], read: Callable[[int], bytes], lengt
 
 
 def _claims(head: list[object], index: int, id_: str) -> tuple[bytes | None, int, bytes]:
-    """Return the IV, size and SHA-256 that a content's head tells. Raises: BadBulkAnswerError."""
+    """Return the IV, size and SHA-256 that a content's head states. Raises: BadBulkAnswerError."""
     try:
         kind, at, _, iv, size, digest, element = head
     except ValueError:

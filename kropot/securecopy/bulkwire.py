@@ -54,7 +54,7 @@ class Refusal(StrEnum):
 
 
 class BadBulkRequestError(KropotError):
-    """A body that is no bulk request."""
+    """A body that is not a bulk request."""
 
     http_status = 400
 
@@ -74,7 +74,7 @@ def parse_request(body: bytes | bytearray) -> list[tuple[str, str]]:
     """Return the elements that a body asks for, each as (id, etag).
 
     Raises:
-        BadBulkRequestError: it is no such body.
+        BadBulkRequestError: it is not such a body.
     """
     try:
         found = orjson.loads(body)
@@ -94,7 +94,7 @@ def parse_request(body: bytes | bytearray) -> list[tuple[str, str]]:
 
 
 def content_head(index: int, element: str, etag: str, *, iv: bytes | None, size: int, sha256: bytes) -> bytes:
-    """Return the beginning of a frame with a content. `size` bytes of content, whose SHA-256 this is, MUST follow."""
+    """Return the beginning of a frame with a content. `size` bytes of content with this SHA-256 MUST follow."""
     return _framed([FrameKind.CONTENT, index, etag, iv, size, sha256, element])
 
 

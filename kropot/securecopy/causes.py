@@ -1,6 +1,6 @@
-"""Why a connection could not be made or broke off: from exceptions of Python, or a code of libcurl, to a stable word.
+"""Turn exceptions of Python, or a code of libcurl, into a stable word for why a connection failed or broke off.
 
-The words and their sentences stand in `trouble.py`.
+The words and their sentences are in `trouble.py`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _SAID: Final = {
     "tls_unknown_issuer": ("issuer", "self-signed", "self signed", "signature failure"),
     "tls_missing": _NO_TLS,
 }
-"""What OpenSSL and libcurl write where they give no reliable number."""
+"""What OpenSSL and libcurl write when they give no reliable number."""
 
 _CURL_TLS: Final = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
 
 
 def tls_reason(result: int | None, words: str) -> str:
-    """Return the word for a failure of TLS; `result` is that of a verification, None if it is not known."""
+    """Return the word for a failure of TLS; `result` is that of a verification, None if unknown."""
     if result in _EXPIRED:
         return "tls_expired"
     if result in _OTHER_HOST:
@@ -53,7 +53,7 @@ def tls_reason(result: int | None, words: str) -> str:
 
 
 def reason_of(error: BaseException) -> str | None:
-    """Return the word for the failure at the root of an exception, None if nothing of the network is there."""
+    """Return the word for the failure at the root of an exception, None if it has nothing to do with the network."""
     found: str | None = None
     for each in _causes(error):
         match each:
@@ -62,7 +62,7 @@ def reason_of(error: BaseException) -> str | None:
             case ssl.SSLError():
                 return tls_reason(None, f"{getattr(each, 'reason', None)} {each.strerror}")
             case socket.gaierror() | UnicodeError():
-                # A name that no label of DNS can hold is a UnicodeError.
+                # A name that does not fit into DNS labels raises UnicodeError.
                 return "no_such_host"
             case http.client.BadStatusLine() if not isinstance(each, http.client.RemoteDisconnected):
                 return "not_http"
@@ -76,7 +76,7 @@ def reason_of(error: BaseException) -> str | None:
 
 
 def curl_reason(code: int, words: str) -> str | None:
-    """Return the word for a code and message of libcurl, None if they tell of a connection that was made."""
+    """Return the word for a code and message of libcurl, None if a connection was made."""
     if code in _CURL_TLS:
         return tls_reason(None, words)
     if code == 6:  # noqa: PLR2004 -- CURLE_COULDNT_RESOLVE_HOST

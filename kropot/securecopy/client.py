@@ -1,8 +1,8 @@
 """The control plane of the protocol over HTTP: list pages and single elements, bounded in size and time.
 
 The server is not trusted: answers are read up to a limit and a deadline, never decompressed, cookies are never sent
-back, and a redirect to another origin is refused, so the token reaches the server it is meant for and nobody else. The
-token travels in a header only; no error, log line or repr of this module holds it.
+back, and a redirect to another origin is refused, so the token reaches only the server it is meant for. The token
+travels in a header only; no error, log line or repr of this module holds it.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class ServerTroubleError(KropotError):
-    """The server could not be asked, or its answer could not be used; the same request may succeed later.
+    """The server could not be asked, or its answer could not be used; the same request might succeed later.
 
     `reason` is a stable word (of `trouble.SENTENCES`, "too_big", "encoded", "close_delimited", "http_500", or a reason
-    of `BadPageError`), `status` the HTTP status where one came, `retry_after_s` what the server asks for.
+    of `BadPageError`), `status` the HTTP status if one came, `retry_after_s` what the server asks for.
     """
 
     http_status = 502
@@ -76,8 +76,8 @@ class ServerAccess(Struct, frozen=True, kw_only=True):
     """How to reach a server: its address, the token, and the authorities to trust (a PEM file; None: the usual ones).
 
     `http_timeout` and `silence_timeout` bound how long it may be silent, in seconds, and the smaller one counts; None
-    stands for what is usual for a list or a content. Nothing bounds how long a content may take. `user_agent` goes with
-    every request (None: the program's own).
+    stands for the usual value for a list or a content. Nothing bounds how long a content may take. `user_agent` goes
+    with every request (None: the program's own).
     """
 
     url: str
@@ -110,7 +110,7 @@ class ServerAccess(Struct, frozen=True, kw_only=True):
 
 
 class SecureCopyClient:
-    """Asks one server with one token. For one thread; proxies and netrc of the environment are not looked at."""
+    """Asks one server with one token. For one thread; it ignores proxies and netrc of the environment."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class SecureCopyClient:
         ca_file: str | Path | None = None,
         max_page_bytes: int = MAX_PAGE_BYTES,
     ) -> None:
-        """Check what was given; nothing is sent yet.
+        """Check the arguments; nothing is sent yet.
 
         `silence_s` bounds the silence within an answer and `longest_s` a whole answer, both in seconds; `ca_file` is a
         PEM file of the authorities to trust instead of the usual ones.
@@ -141,7 +141,7 @@ class SecureCopyClient:
         self._timeouts = (min(CONNECT_TIMEOUT_S, silence_s, longest_s), min(silence_s, longest_s))
         self._authorities = authorities(ca_file)
         # The bare transport: a session would read the environment's proxies and netrc, keep cookies, and read the body
-        # of a redirect to its end, however long; it would cost a third of the rate, too.
+        # of a redirect to its end, however long. It would also cost a third of the rate.
         self._transport = DeadlineAdapter(total_s=longest_s, silence_s=silence_s)
 
     def __repr__(self) -> str:
@@ -165,7 +165,7 @@ class SecureCopyClient:
 
         Raises:
             ServerRefusedError: the server does not accept the token (401, 403).
-            ServerTroubleError: anything else than a readable page came.
+            ServerTroubleError: something other than a readable page came.
         """
         query = {"limit": str(limit)} if since is None else {"since": since, "limit": str(limit)}
         path = f"/secure-copy/{quote(kind, safe='')}/list?{urlencode(query, quote_via=quote)}"
@@ -180,7 +180,7 @@ class SecureCopyClient:
 
         Raises:
             ServerRefusedError: the server does not accept the token (401, 403).
-            ServerTroubleError: it cannot be told whether the element is there.
+            ServerTroubleError: it is unclear whether the element is there.
         """
         path = f"/secure-copy/file/{quote(id_, safe='')}/submitdata"
         status, content_type, body = self._get(path, MAX_ELEMENT_BYTES)
@@ -207,7 +207,7 @@ class SecureCopyClient:
         raise ServerTroubleError("redirected", detail=f"{self.base_url} redirects in circles")
 
     def _send(self, url: str) -> requests.Response:
-        """Return the head of an answer; its body is still to be read, or not."""
+        """Return an answer of which only the head was read."""
         request = requests.Request("GET", url, headers=self._headers).prepare()
         return self._transport.send(request, stream=True, timeout=self._timeouts, verify=self._authorities)
 
@@ -224,7 +224,7 @@ class SecureCopyClient:
             ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:
-        """Return a foreign exception as one of ours; its own text may hold addresses and is left out."""
+        """Return a foreign exception as one of ours; its own text can hold addresses and is left out."""
         reason = reason_of(error)
         if reason is None:
             reason = _reason_of_library(error)
@@ -232,7 +232,7 @@ class SecureCopyClient:
 
 
 def _reason_of_library(error: Exception) -> str:
-    """Return the word for what requests and urllib3 say where no error of the system lies behind it."""
+    """Return the word for an error of requests or urllib3 that no error of the system caused."""
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
         return "timeout"
     if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
@@ -251,11 +251,11 @@ def _believable_body(answer: requests.Response, limit: int) -> bytearray:
     if status >= 500 or status == 429:  # noqa: PLR2004 - the classes of HTTP
         raise ServerTroubleError(f"http_{status}", status, retry_after_s=_retry_after(answer))
     if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-        # It was asked for without; a compressed answer could be a bomb and is not opened.
+        # No compression was asked for. A compressed answer could be a bomb, so it is not opened.
         raise ServerTroubleError("encoded", status)
     told = answer.headers.get("Content-Length", "")
     if not told and not answer.raw.chunked:
-        # Its end is only that of the connection: a page cut between two lines would look like the last one.
+        # Only the connection's end marks its end, so a page cut between two lines would look like the last one.
         raise ServerTroubleError("close_delimited", status)
     if _DIGITS.fullmatch(told) and int(told) > limit:
         raise ServerTroubleError("too_big", status)
@@ -270,6 +270,6 @@ def _believable_body(answer: requests.Response, limit: int) -> bytearray:
 
 
 def _retry_after(answer: requests.Response) -> int | None:
-    """Return the seconds that the server asks to wait, where it says so in seconds; a day at most."""
+    """Return the seconds that the server asks to wait, if it gives seconds; a day at most."""
     told = answer.headers.get("Retry-After", "")
     return min(int(told), MAX_RETRY_AFTER_S) if _DIGITS.fullmatch(told) else None

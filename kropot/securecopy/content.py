@@ -1,8 +1,8 @@
 """What makes the answer to a content request believable: its head, its end, its length.
 
-Pure: headers and bytes in, a value or a reason out (docs/protocol.md, Contents). The old server tells no length and no
+Pure: headers and bytes in, a value or a reason out (docs/protocol.md, Contents). The old server sends no length and no
 digest, answers errors with the headers of success, and appends error pages to ciphertexts; so a body is believed only
-if nothing speaks against it. Reasons are stable words without names, addresses or secrets.
+if it passes all checks. Reasons are stable words without names, addresses or secrets.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class UnbelievableError(KropotError):
 class ContentHead(Struct, frozen=True, kw_only=True):
     """What the head of a believable content answer says.
 
-    `iv` is None for plain content and for objects of `sc2`; `length` is the whole content's length in bytes where the
-    server tells it; `offset` is where the body begins within the content: 0, or more for a resumed transfer.
+    `iv` is None for plain content and for objects of `sc2`; `length` is the whole content's length in bytes if the
+    server gives it; `offset` is where the body begins within the content: 0, or more for a resumed transfer.
     """
 
     iv: bytes | None
@@ -70,7 +70,7 @@ def read_content_head(
 
     `opaque` is whether contents of this source are encrypted (None: not known yet), and `sc2` whether this one is an
     object of `sc2`; `resumed_at` is the offset that a Range request asked for. The header that carries the plain file
-    name is not looked at.
+    name is ignored.
 
     Raises:
         UnbelievableError: `reason` is "http_<status>", "not_octet_stream", "not_sc2", "encoded", "iv_not_hex",
@@ -104,8 +104,8 @@ def read_content_head(
 def check_tail(tail: bytes, length: int, *, opaque: bool, sc2: bool = False, expected: int | None = None) -> None:
     """Refuse a body of `length` bytes that ends in `tail` (its last 4096 bytes, or all) if it is not a sound copy.
 
-    The old server appends its HTML error page to a ciphertext that it could not finish, behind a clean end of the
-    transfer. A ciphertext looks random: one that ends in 64 characters of text is not a ciphertext (1 in 10^26).
+    The old server appends its HTML error page to a ciphertext that it could not finish, and then ends the transfer
+    cleanly. A ciphertext looks random: one that ends in 64 characters of text is not a ciphertext (1 in 10^26).
 
     Raises:
         UnbelievableError: `reason` is "wrong_length", "empty", "not_whole_blocks" or "error_page".
@@ -114,14 +114,14 @@ def check_tail(tail: bytes, length: int, *, opaque: bool, sc2: bool = False, exp
         if length == 0:
             raise UnbelievableError("empty")
         text_run = tail[-_TEXT_RUN:]
-        # Every page ends like this. The search costs as much as the rest of what is asked of a small content.
+        # Every page ends like this. The search costs as much as all other checks of a small content.
         is_like_page = tail.rstrip().endswith(b">")
         if (is_like_page and _PAGE_END.search(tail)) or (len(text_run) == _TEXT_RUN and _TEXT.issuperset(text_run)):
             raise UnbelievableError("error_page")
         if length % BLOCK and not sc2:
             raise UnbelievableError("not_whole_blocks")
     elif expected is None and _SYMFONY_PAGE.search(tail):
-        # Plain content may well be a web page; only without a length to compare is this one taken for the server's.
+        # Plain content can well be a web page, so this is taken for the server's only if there is no length to compare.
         raise UnbelievableError("error_page")
     if expected is not None and length != expected:
         raise UnbelievableError("wrong_length")
@@ -133,12 +133,12 @@ class TailCheck:
     __slots__ = ("length", "tail")
 
     def __init__(self) -> None:
-        """Begin with an empty body."""
+        """Start with an empty body."""
         self.length = 0
         self.tail = b""
 
     def update(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes in."""
+        """Take the next bytes."""
         size = len(chunk)
         self.length += size
         self.tail = bytes(chunk[-TAIL_BYTES:]) if size >= TAIL_BYTES else (self.tail + chunk)[-TAIL_BYTES:]
@@ -153,7 +153,7 @@ class TailCheck:
 
 
 def media_type(content_type: str | None) -> str:
-    """Return the bare media type of a Content-Type header in lower case, "" where there is none."""
+    """Return the bare media type of a Content-Type header in lower case, "" if there is none."""
     return "" if content_type is None else content_type.partition(";")[0].strip().lower()
 
 
@@ -168,7 +168,7 @@ def _head_fields(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> dict
 
 
 def _extent(known: dict[str, str], status: int, resumed_at: int) -> tuple[int | None, int]:
-    """Return the whole content's length, where it is told, and the offset at which the body begins."""
+    """Return the whole content's length, if it is given, and the offset at which the body begins."""
     length = None
     if (text := known.get("content-length")) is not None:
         if not _DIGITS.fullmatch(text):

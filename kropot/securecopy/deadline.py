@@ -53,7 +53,7 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 def was_hung_up(answer: requests.Response) -> bool:
-    """Whether the connection ended while the body was read, though its framing has an end of its own."""
+    """Return whether the connection ended while the body was read, although its framing has an end of its own."""
     # urllib3 gives no other way to the answer that http.client read.
     original = getattr(answer.raw, "_original_response", None)
     return isinstance(original, TimedResponse) and original.was_hung_up

@@ -1,4 +1,4 @@
-"""The IV as it is written in headers and envelopes, and the cipher's block: what is known without any key."""
+"""The IV as written in headers and envelopes, and the cipher's block size: what is known without any key."""
 
 from __future__ import annotations
 

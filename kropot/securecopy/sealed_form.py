@@ -1,6 +1,6 @@
-"""What everybody can read in a form of `sc2`: the clear header that names vault, element and version.
+"""What anybody can read in a form of `sc2`: the clear header that names vault, element and version.
 
-It proves nothing by itself. But an entry, a vault and a content that do not fit to it are not what they say. Pure.
+It proves nothing by itself. But an entry, a vault and a content that do not match it are not what they say. Pure.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ def sealed_header(form: bytes) -> ObjectHeader | None:
     try:
         return _read(form)
     except RefusedError:
-        # `parse_page` keeps such a form out of lists. A ledger of before may have one: it is like any other there.
+        # `parse_page` keeps such a form out of lists. An older ledger can have one, where it is like any other.
         return None
 
 
 def is_like_sealed(form: bytes) -> bool:
-    """Whether a canonical form begins as those of `sc2` do."""
+    """Return whether a canonical form begins as those of `sc2` do."""
     return form.startswith(_BEGINNING)
 
 
 def clear_header(text: str) -> bytes:
     """Return the clear header (144 bytes) in the text of a sealed form of `sc2`, as a list shows it.
 
-    Raises: RefusedError: it is no such text, or this program cannot read its header.
+    Raises: RefusedError: it is not such a text, or this program cannot read its header.
     """
     header = list_form_bytes(text)[:HEADER_BYTES]
     if not header.startswith(HEADER_BEGINNING):
-        # It says why.
+        # This raises, and says why.
         parse_header(header)
     return header
 
@@ -79,7 +79,7 @@ def etag_in(header: bytes) -> str:
 
 
 def is_same_content(one: bytes, other: bytes) -> bool | None:
-    """Whether two forms name the same version of the same element, None unless both are of `sc2`."""
+    """Return whether two forms name the same version of the same element, None unless both are of `sc2`."""
     before, after = sealed_header(one), sealed_header(other)
     if before is None or after is None:
         return None
@@ -89,7 +89,7 @@ def is_same_content(one: bytes, other: bytes) -> bool | None:
 def differs(found: ObjectHeader, expected: ObjectHeader) -> str | None:
     """Return how an object's header differs from the one in the list's form, as a stable word; None if it does not.
 
-    "other_version" is another state of the same element: it may have changed since it was listed. "other_object" is
+    "other_version" is another state of the same element: it might have changed since it was listed. "other_object" is
     something else.
     """
     if found == expected:

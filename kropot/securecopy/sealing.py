@@ -2,7 +2,7 @@
 
 Byte for byte what File Repository v3 does (docs/protocol.md, Cryptography): the key is 16 bytes long and padded with
 zeros to the cipher's 32, and its salt is the IV's hexadecimal text. There is no MAC: a bad seal is noticed by its
-padding, which an unlucky damage can leave intact; the ledger's SHA-256 is what proves the stored bytes.
+padding, which unlucky damage can leave intact; the ledger's SHA-256 is what proves the stored bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRIMMED = " \t\n\r\0\x0b"
 
 
 class BadSealError(WrongKeyError):
-    """What was to be opened is not sealed with this key, or is damaged; without a MAC the two look the same."""
+    """The data is not sealed with this key, or is damaged; without a MAC the two look the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Kit:
 
 
 def trimmed(secret: str) -> str:
-    """Return a passphrase or salt as a server stores it: without the white space that PHP's trim() takes off."""
+    """Return a passphrase or salt as a server stores it: without the white space that PHP's trim() removes."""
     return secret.strip(_TRIMMED)
 
 
@@ -75,7 +75,7 @@ def derive_key(passphrase: str, iv: bytes, digest: str, rounds: int) -> bytes:
 
 
 def element_id(stored_salt: str, file_name: bytes, digest: str) -> str:
-    """Return the id that a token gives to a file; `stored_salt` is the salt as it stands, sealed, in the token.
+    """Return the id that a token gives to a file; `stored_salt` is the salt as the token stores it, sealed.
 
     The server hashes the name in UTF-8. The gateway takes the raw bytes of a name that is not UTF-8.
     """
@@ -88,13 +88,13 @@ def sealed_size(size: int) -> int:
 
 
 class Sealer:
-    """Encrypts one stream; `update_into` writes into the caller's buffer, which twice the speed of `update` pays for.
+    """Encrypts one stream; `update_into` writes into the caller's buffer, at twice the speed of `update`.
 
-    `iv` may also be any 16-byte block of an earlier ciphertext of the same key: the stream then goes on behind it.
+    `iv` may also be any 16-byte block of an earlier ciphertext of the same key: the stream then continues after it.
     """
 
     def __init__(self, key16: bytes, iv: bytes) -> None:
-        """Begin a stream; the same key and IV MUST never seal two contents."""
+        """Start a stream; the same key and IV MUST never seal two contents."""
         self._cipher = Cipher(AES(key16 + _ZEROS), CBC(iv)).encryptor()
         self._taken = 0
 
@@ -115,10 +115,10 @@ class Sealer:
 
 
 class Opener:
-    """Decrypts one stream and takes its padding off; the last block is held back until `finish` has looked at it."""
+    """Decrypts one stream and removes its padding; the last block is held back until `finish` has checked it."""
 
     def __init__(self, key16: bytes, iv: bytes) -> None:
-        """Begin a stream."""
+        """Start a stream."""
         self._cipher = Cipher(AES(key16 + _ZEROS), CBC(iv)).decryptor()
         self._taken = 0
         self._held = b""
@@ -167,10 +167,10 @@ def seal_stream(chunks: Iterable[bytes], key16: bytes, iv: bytes) -> Iterator[by
 
 
 def open_stream(chunks: Iterable[bytes], key16: bytes, iv: bytes) -> Iterator[bytes]:
-    """Yield the plain bytes of a ciphertext in constant memory; what was yielded is worth nothing if it then raises.
+    """Yield the plain bytes of a ciphertext in constant memory; what was yielded is worthless if it then raises.
 
     Raises:
-        BadSealError: the key or the ciphertext is not the right one.
+        BadSealError: the key or the ciphertext is wrong.
     """
     opener, out = Opener(key16, iv), bytearray()
     for chunk in chunks:
@@ -182,7 +182,7 @@ def open_stream(chunks: Iterable[bytes], key16: bytes, iv: bytes) -> Iterator[by
 
 
 def seal_form(json_bytes: bytes, kit: Kit, iv: bytes) -> str:
-    """Return the text that stands as `encrypted` in a form: base64(IV in hex, separator, ciphertext)."""
+    """Return the text of the field `encrypted` in a form: base64(IV in hex, separator, ciphertext)."""
     sealed = b"".join(seal_stream([json_bytes], kit.key(iv), iv))
     return b64encode(iv.hex().encode() + SEPARATOR + sealed).decode()
 

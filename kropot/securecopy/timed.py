@@ -1,6 +1,6 @@
-"""How long an answer may be silent, and an answer of http.client that keeps to it; nothing but the standard library.
+"""How long an answer may be silent, and an answer of http.client that enforces it; only the standard library.
 
-A socket's own timeout starts anew with every byte; here it starts anew with every `NOISE` bytes.
+A socket's own timeout restarts with every byte; this one restarts with every `NOISE` bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONTENT_SILENCE_S = 300.0
 """How long a server may be silent within an answer, in seconds: for a page of the list, for a content."""
 
 NOISE = 1024
-"""Fewer bytes than this in that time count as silence, so that a trickle does not hold a connection for ever."""
+"""Fewer bytes than this in that time count as silence, so that a trickle does not hold a connection forever."""
 
 
 class TimedResponse(http.client.HTTPResponse):
@@ -50,15 +50,15 @@ class TimedResponse(http.client.HTTPResponse):
 
     @property
     def was_hung_up(self) -> bool:
-        """Whether the connection's end was met while reading: then chunks did not come to theirs.
+        """Whether the connection ended while reading: then the chunks are incomplete.
 
-        The standard library takes the missing rest of a last chunk's size, or of the lines behind it, for an end.
+        The standard library takes a cut size of the last chunk, or cut lines after it, for an end.
         """
         return self._reader.is_over
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads from a socket's file and raises TimeoutError where the other side is silent, or after the deadline."""
+    """Reads from a socket's file and raises TimeoutError if the other side is silent, or after the deadline."""
 
     def __init__(
         self, raw: io.RawIOBase, sock: socket.socket, silence_s: float, deadline: float, limiter: RateLimiter | None

@@ -1,4 +1,4 @@
-"""What keeps a server from being asked: a stable word for each reason, and the sentence for the user. Pure.
+"""What prevents requests to a server: a stable word for each reason, and the sentence for the user. Pure.
 
 `causes.py` finds the word for an exception or for libcurl's code; both transfer engines and the lister use the same.
 """

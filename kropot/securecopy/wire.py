@@ -2,7 +2,7 @@
 
 Pure: bytes in, values or a reason out (docs/protocol.md). A page that cannot be read is refused as a whole with a
 `BadPageError`; a single line that cannot be read is set aside as `Rejected`, since one bad row must not hide the
-others. Reasons are stable words without names, addresses or secrets, so they may stand in logs and in the ledger.
+others. Reasons are stable words without names, addresses or secrets, so they may appear in logs and in the ledger.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Listed(Struct, frozen=True, kw_only=True):
 
     `date` is the server's integer seconds and `tz` its zone's name when the row was made; `form` is canonical JSON
     (sorted keys, compact, ASCII); `size` (of the content as it is sent, in bytes) and `etag` (as in the header, with
-    its quotes) stand only in lists of servers that know the extension. `header` is the clear header in a form of `sc2`
-    (144 bytes), so that nobody who was given a page decodes the form again.
+    its quotes) are only in lists of servers that know the extension. `header` is the clear header in a form of `sc2`
+    (144 bytes), so that users of a page need not decode the form again.
     """
 
     type: str
@@ -129,7 +129,7 @@ class Listed(Struct, frozen=True, kw_only=True):
         return self.header is not None or is_sealed_form(self.form)
 
     def vouches_for(self, etag: str | None, size: int | None) -> bool:
-        """Whether the server says that the content is still the one that it listed with this etag and this size."""
+        """Return whether the server says that the content is still the one that it listed with this etag and size."""
         is_strong = etag is not None and etag.startswith('"')
         return is_strong and self.etag == etag and (size is None or self.size is None or self.size == size)
 
@@ -145,9 +145,9 @@ class Rejected(Struct, frozen=True, kw_only=True):
 class Page(Struct, frozen=True, kw_only=True):
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
-    `unserved` counts what the server does not serve of its source, and since the second `unscanned_since` it fails to
-    scan it. `vault` is the id (16 bytes) of the vault that seals every entry, each with a form of `sc2`. With `is_bulk`
-    the server sends many small contents in one answer. All five are extensions.
+    `unserved` counts what the server does not serve of its source. Since the second `unscanned_since`, it fails to scan
+    it. `vault` is the id (16 bytes) of the vault that seals every entry, each with a form of `sc2`. With `is_bulk` the
+    server sends many small contents in one answer. All five are extensions.
     """
 
     entries: tuple[Listed, ...]
@@ -161,7 +161,7 @@ class Page(Struct, frozen=True, kw_only=True):
 
 
 def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
-    """Return the list page in an answer. Beside the body this takes memory for its entries, and for little else.
+    """Return the list page in an answer. Besides the body, this takes memory for its entries and little else.
 
     Raises:
         BadPageError: the answer is not a list page, or it was cut; `reason` is "http_<status>", "not_a_list",
@@ -176,7 +176,7 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
         raise BadPageError("no_header")
     header = _parse_header(body[:gap])
     if not body.endswith(b"\n"):
-        # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
+        # Every line ends in a newline. If anything follows the last one, the page was cut.
         raise BadPageError("truncated")
     entries: list[Listed] = []
     rejected: list[Rejected] = []
@@ -196,7 +196,7 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
 
 
 def parse_entry(line: bytes | bytearray) -> Listed | Rejected:
-    """Return the entry that one JSON object spells, or why it is none."""
+    """Return the entry in a line of JSON, or why it is not one."""
     if len(line) > MAX_LINE_BYTES:
         return Rejected(line=1, why="too_long")
     try:
@@ -206,7 +206,7 @@ def parse_entry(line: bytes | bytearray) -> Listed | Rejected:
 
 
 def parse_submitdata(status: int, content_type: str | None, body: bytes | bytearray) -> Listed | None:
-    """Return the element in an answer to submitdata, or None where the server says that it is gone.
+    """Return the element in an answer to submitdata, or None if the server says that it is gone.
 
     Only a 404 in JSON means gone: a router's or proxy's 404 page says nothing about the element.
 
@@ -240,12 +240,12 @@ def canonical_json(value: Any) -> bytes:
 
 
 def is_sealed_form(form: bytes) -> bool:
-    """Whether a canonical form is an envelope that only the key opens, and nothing beside it."""
+    """Return whether a canonical form is an envelope that only the key opens, and nothing else."""
     return _SEALED_FORM.fullmatch(form) is not None
 
 
 def encode_entry(entry: Listed) -> bytes:
-    """Return the entry as its line in a list, newline included; what is None is left out."""
+    """Return the entry as its line in a list, newline included; fields that are None are left out."""
     head = b'{"type":%b,"id":%b,"date":%d,"tz":%b,"form":%b' % (
         _word(entry.type),
         _text(entry.id),
@@ -261,7 +261,7 @@ def encode_entry(entry: Listed) -> bytes:
 
 
 def encode_sealed_entry(*, type_: str, id_: str, date: int, tz: str, sealed: bytes, size: int, etag: bytes) -> bytes:
-    """Return what `encode_entry` does of an entry whose form is an envelope around base64. Texts MUST be plain ASCII.
+    """Return what `encode_entry` does for an entry whose form is an envelope around base64. Texts MUST be plain ASCII.
 
     `etag` is without its quotes.
     """
@@ -288,7 +288,7 @@ def encode_page(
     vault: bytes | None = None,
     bulk: int | None = None,
 ) -> bytes:
-    """Return a whole list page of entries that are encoded; the URLs are templates with `%file_id%` and `%token%`."""
+    """Return a whole list page of encoded entries; the URLs are templates with `%file_id%` and `%token%`."""
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -343,7 +343,7 @@ def _parse_header(head: bytes | bytearray) -> Page:
 
 
 def _unserved(value: Any) -> Unserved | None:
-    """Return what a header says that is not served. Kinds that it does not name count 0."""
+    """Return what is not served, according to a header. Kinds that it does not name count 0."""
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -362,7 +362,7 @@ def _vault(value: Any) -> bytes | None:
 
 
 def _entry(value: Any) -> Listed | Rejected:
-    """Return the entry that a decoded JSON value is, or why it is none."""
+    """Return the entry in a decoded JSON value, or why it is not one."""
     if not isinstance(value, dict):
         return Rejected(line=1, why="not_an_object")
     told: Callable[[str], Any] = value.get
@@ -393,10 +393,10 @@ def _entry(value: Any) -> Listed | Rejected:
 
 
 def _form(form: Any) -> tuple[bytes | None, bytes | None]:
-    """Return the form as canonical JSON, and the clear header in one of `sc2`; None for what is not there.
+    """Return the form as canonical JSON, and the clear header if it is one of `sc2`; None for whichever is missing.
 
-    A form is missing, or too big, or begins like one of `sc2` and is none. The shape of the others is the restorer's
-    business.
+    There is no form if it is missing, too big or too deep, or if it begins like one of `sc2` but is not one. The
+    restorer checks the shape of the others.
     """
     if type(form) is dict and len(form) == 1 and type(sealed := form.get("encrypted")) is str:
         if is_list_form(sealed):
@@ -426,14 +426,14 @@ def _is_word(value: Any) -> TypeGuard[str]:
 
 
 def _is_id(value: Any) -> TypeGuard[str]:
-    """Whether this can be an id: "." and ".." cannot, since no URL can hold them as a segment of its path."""
+    """Return whether this can be an id: "." and ".." cannot, since no URL can hold them as a segment of its path."""
     if type(value) is not str or value in {"", ".", ".."} or len(value) > MAX_ID_BYTES or "\0" in value:
         return False
     return value.isascii() or len(value.encode()) <= MAX_ID_BYTES
 
 
 def _is_type(value: Any) -> TypeGuard[str]:
-    """Whether this can be a type; those with an "@" in front are the ledger's own."""
+    """Return whether this can be a type; those that begin with an "@" are the ledger's own."""
     return type(value) is str and 0 < len(value) <= MAX_WORD and "\0" not in value and value[0] != "@"
 
 
@@ -447,7 +447,7 @@ def _is_etag(value: Any) -> TypeGuard[str | None]:
 
 @lru_cache(maxsize=64)
 def _word(value: str) -> bytes:
-    """Return a text that stands in every line."""
+    """Return a text that is in every line."""
     return _text(value)
 
 
@@ -457,7 +457,7 @@ def _text(value: str) -> bytes:
 
 
 def _is_shallow(value: Any, left: int) -> bool:
-    """Whether a decoded JSON value is nested no deeper than this."""
+    """Return whether a decoded JSON value is nested no deeper than this."""
     if not isinstance(value, (dict, list)):
         return True
     inner = value.values() if isinstance(value, dict) else value

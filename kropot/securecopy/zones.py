@@ -1,4 +1,4 @@
-"""What a second is called on a server's wall: the only form of time that the old server reads correctly."""
+"""A second as a server's wall clock shows it: the only form of time that the old server reads correctly."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
 
 
 def wall_clock(date: int, tz: str) -> str:
-    """Return `date` as "YYYY-MM-DD HH:MM:SS" on the wall of zone `tz`, the only `since` that the old server gets right.
+    """Return `date` as "YYYY-MM-DD HH:MM:SS" in the time of zone `tz`, the only `since` that the old server gets right.
 
-    A zone that nobody here knows is read as the westernmost one (UTC-12), so that a window grows and nothing is missed.
+    An unknown zone is read as the westernmost one (UTC-12), so that a window grows and nothing is missed.
     """
     zone = _zone(tz) or timezone(timedelta(hours=-12))
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(microsecond=0, tzinfo=UTC)
@@ -32,7 +32,7 @@ def wall_clock(date: int, tz: str) -> str:
 
 
 def ahead_s(date: int, tz: str) -> int | None:
-    """Return how many seconds the wall of zone `tz` is ahead of UTC at `date`, None for an unknown zone."""
+    """Return how many seconds the wall clock of zone `tz` is ahead of UTC at `date`, None for an unknown zone."""
     zone = _zone(tz)
     if zone is None:
         return None
@@ -41,13 +41,13 @@ def ahead_s(date: int, tz: str) -> int | None:
 
 
 def read_alike(date: int, one: str, other: str) -> bool:
-    """Whether both zones are known and their walls show the same at `date`."""
+    """Return whether both zones are known and their wall clocks show the same at `date`."""
     ahead = ahead_s(date, one)
     return ahead is not None and ahead == ahead_s(date, other)
 
 
 def is_known_zone(tz: str) -> bool:
-    """Whether `wall_clock` can read this zone name."""
+    """Return whether `wall_clock` can read this zone name."""
     return _zone(tz) is not None
 
 
@@ -63,5 +63,5 @@ def _zone(tz: str) -> tzinfo | None:
     try:
         return ZoneInfo(tz)
     except (KeyError, ValueError, OSError):
-        # Names come from a server: an absolute path, a folder of the zone database or nonsense are all no zone.
+        # Names come from a server: an absolute path, a folder of the zone database or nonsense is not a zone.
         return None

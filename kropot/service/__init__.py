@@ -1,1 +1,1 @@
-"""What a service manager and this program say to each other."""
+"""Communication between a service manager and this program."""

@@ -1,7 +1,7 @@
-"""SIGHUP: end the work as a stop does, then begin again in the same process with the configuration as it is now.
+"""SIGHUP: end the work as a stop does, then start again in the same process with the current configuration.
 
-The program is executed anew, so everything counts that a start reads: the configuration file, the token file, the
-environment's files, and a newer version of the program. Large contents on the way go on where they broke off.
+The program is executed again, so it reads everything that a start reads: the configuration file, the token file, the
+environment's files, and a newer version of the program. Large contents continue where they broke off.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Reload:
-    """Whether SIGHUP asked for a new beginning."""
+    """Whether SIGHUP asked for a restart."""
 
     def __init__(self) -> None:
-        """Begin without."""
+        """Start with no such request."""
         self.is_wanted = False
 
     def begin_again(self) -> NoReturn:
-        """Execute the program anew, with the arguments it was started with. Does not return."""
+        """Execute the program again, with the arguments it was started with. Does not return."""
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
@@ -35,10 +35,10 @@ class Reload:
 
 @contextmanager
 def reloaded_by_hangup(check: Callable[[], None], said: Callable[[str | None], None]) -> Iterator[Reload]:
-    """Yield what SIGHUP changes. It calls `check`, and ends the work as SIGTERM does if that raises nothing.
+    """Yield a `Reload` that SIGHUP sets. It calls `check`, and if that raises nothing, ends the work as SIGTERM does.
 
-    If `check` raises KropotError, the service goes on as it is. `said` hears why, and None where it begins again. On a
-    terminal, SIGHUP keeps its meaning: the terminal is gone. So it does where it is ignored already, as by nohup.
+    If `check` raises KropotError, the service continues as is. `said` gets the error's text, or None before a restart.
+    SIGHUP keeps its usual meaning on a terminal (the terminal is gone), and where it is already ignored, as by nohup.
     """
     reload = Reload()
     if _is_on_terminal() or signal.getsignal(signal.SIGHUP) != signal.SIG_DFL:
@@ -63,7 +63,7 @@ def reloaded_by_hangup(check: Callable[[], None], said: Callable[[str | None], N
         yield reload
     finally:
         if reload.is_wanted:
-            # The new beginning inherits the mask, and takes a signal that came meanwhile once it can.
+            # The new program inherits the mask, and handles a signal that came meanwhile once it can.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

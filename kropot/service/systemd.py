@@ -1,4 +1,4 @@
-"""The little protocol of sd_notify(3): that the service is ready, what it does, and that it is alive."""
+"""The small protocol of sd_notify(3): says that the service is ready, what it does, and that it is alive."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PATIENCE_S: Final = 0.2
 
 
 class ServiceManager:
-    """Tells a service manager how it goes; without one, nothing happens. Nothing raises: a backup must not end here."""
+    """Reports to a service manager, if there is one. No method raises, because a backup must not end here."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        """Read where the manager listens, and how often it wants to hear something."""
+        """Read where the manager listens, and how often it wants a sign of life."""
         self._address = environ.get("NOTIFY_SOCKET", "")
         is_for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "")
@@ -36,26 +36,26 @@ class ServiceManager:
         return self._address.startswith(("/", "@"))
 
     def ready(self) -> None:
-        """Say that the service works now."""
+        """Say that the service is ready."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Say that the configuration is read anew; `ready` ends it."""
+        """Say that the configuration is being read again; `ready` ends this."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Say that the service ends."""
+        """Say that the service is stopping."""
         self._send("STOPPING=1")
 
     def beat(self) -> None:
-        """Say that the service is alive. Call it often: only as many calls as the watchdog needs send something."""
+        """Say that the service is alive. Call it often; it sends only as often as the watchdog needs."""
         now = time.monotonic()
         if self.beat_every_s is not None and now - self._beat_at >= self.beat_every_s:
             self._beat_at = now
             self._send("WATCHDOG=1")
 
     def status(self, text: str, *, at_once: bool = False) -> None:
-        """Say in one line what the service does. A text that is the same is not sent, nor one that follows soon."""
+        """Say in one line what the service does. The same text is not sent twice, nor one that follows too soon."""
         now = time.monotonic()
         if text != self._status and (at_once or now - self._status_at >= _STATUS_EVERY_S):
             self._status, self._status_at = text, now

@@ -1,6 +1,6 @@
-"""The units of contrib/, made fit for one machine: where the program is, who runs it, and what it may write.
+"""The units of contrib/, adapted to one machine: where the program is, who runs it, and what it may write.
 
-Units of a user lack what only the system's manager may set, e.g. another user and most of the sandbox.
+A user's units lack everything that only the system's manager may set, e.g. another user and most of the sandbox.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SERVICES: Final = ("collect", "gateway", "keeper", "verify", "prune", "check")
 """The services that have units. Timers run the last three."""
 
 MARK: Final = "# Installed by `kropotcli service install`."
-"""How each unit begins. A file that begins differently is not ours and is not replaced."""
+"""The beginning of each unit. A file that begins differently is not ours and is not replaced."""
 
 _PROGRAM: Final = "/usr/bin/kropotcli"
 _ONLY_ONE: Final = " --token-file %d/token"
@@ -35,7 +35,7 @@ _FOR_USERS: Final = frozenset(
         *("SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber"),
     }
 )
-"""What a user's unit keeps of its [Service]: the rest needs the right to change users, mounts or capabilities."""
+"""The lines of [Service] that a user's unit keeps. The rest needs the right to change users, mounts or capabilities."""
 
 
 def units(
@@ -48,9 +48,9 @@ def units(
 ) -> dict[str, str]:
     """Return the texts of the units by their file names.
 
-    The words of `program` are kept apart by NUL. `writable` are the folders outside of the services' own that hold the
-    replica. The gateway has nothing to do there. `tokens` are the token files of the configuration's sources by the
-    names of their credentials; without any, the collector has the one token of its unit.
+    The words of `program` are separated by NUL. `writable` lists the folders of the replica outside the services' own
+    folders; the gateway does not get them. `tokens` maps the names of credentials to the token files of the
+    configuration's sources; without any, the collector has the one token of its unit.
 
     Raises: KropotError if the units were not installed with the program.
     """
@@ -66,12 +66,12 @@ def units(
 
 
 def sysusers() -> str:
-    """Return what makes the user of the system's services."""
+    """Return the sysusers.d file that makes the user of the system's services."""
     return (contrib() / "sysusers.d" / "kropot.conf").read_text()
 
 
 def contrib() -> Path:
-    """Return the folder of the units: in a wheel inside of the package, in a clone beside it. Raises: KropotError."""
+    """Return the folder of the units: inside the package in a wheel, next to it in a clone. Raises: KropotError."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "contrib", package.parent / "contrib"):
         if (folder / "systemd").is_dir():
@@ -92,7 +92,7 @@ def _lines(lines: Sequence[str], manager: Manager, program: str, writable: Seque
                 continue
         match name:
             case "ExecStart":
-                # A command expands variables, also in quotes.
+                # A command expands variables, even in quotes.
                 words = [_quoted(word).replace("$", "$$") for word in program.split("\0")]
                 yield line.replace(_PROGRAM, " ".join(words), 1)
             case "WantedBy" if manager == "user":
@@ -105,7 +105,7 @@ def _lines(lines: Sequence[str], manager: Manager, program: str, writable: Seque
 
 
 def _with_tokens(lines: Sequence[str], tokens: Mapping[str, Path]) -> Iterator[str]:
-    """Give the collector a credential for each source, which it finds by the source's name, for the only one it had."""
+    """Replace the collector's one credential with one for each source, which it finds by the source's name."""
     for line in lines:
         if line.startswith("LoadCredential=token:"):
             yield from (f"LoadCredential={name}:{_quoted(str(file))}" for name, file in tokens.items())
@@ -116,6 +116,6 @@ def _with_tokens(lines: Sequence[str], tokens: Mapping[str, Path]) -> Iterator[s
 
 
 def _quoted(word: str) -> str:
-    """Return a word as systemd reads it."""
+    """Return a word quoted for systemd."""
     escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
     return f'"{escaped}"' if any(not char.isalnum() and char not in "/._-+%" for char in word) else escaped

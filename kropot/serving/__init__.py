@@ -1,1 +1,1 @@
-"""What every server of this program shares: bounds on clients, listening, who asks, and the shape of failures."""
+"""What all servers of this program share: bounds on clients, listening, the client's address, the shape of failures."""

@@ -1,4 +1,4 @@
-"""The JSON answers of a server, failures above all: they have the shape that the server of 2020 gave them."""
+"""A server's JSON answers, above all its failures, which have the same shape as those of the server of 2020."""
 
 from __future__ import annotations
 

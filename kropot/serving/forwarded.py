@@ -1,4 +1,4 @@
-"""Who a client is when trusted proxies stand in front. All functions are pure."""
+"""Who the client is when trusted proxies are in front. All functions are pure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ONE_CUSTOMER: Final = 64
 
 
 def parse_networks(texts: Iterable[str]) -> Networks:
-    """Return addresses and networks as networks. Raises: ValueError if one of them is neither."""
+    """Parse addresses and networks into networks. Raises: ValueError if one of them is neither."""
     return tuple(ip_network(text) for text in texts)
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address that a hop or a socket names, or None if it names none.
+    """Return the address in the text of a hop or a socket, or None if there is none.
 
-    A port behind it and an IPv6 zone are dropped. An IPv4 address written in IPv6 is the IPv4 address.
+    A port after it and an IPv6 zone are dropped. An IPv4-mapped IPv6 address becomes the IPv4 address.
     """
     text = text.strip()
     if text.startswith("["):
@@ -48,9 +48,9 @@ def is_trusted(address: Address | None, trusted: Networks) -> bool:
 def client_behind(peer: Address | None, hops: Sequence[bytes], trusted: Networks) -> Address | None:
     """Return the client of a request that came from a trusted proxy, or None if the proxy names nobody.
 
-    `hops` holds the values of X-Forwarded-For in their order; none means that the proxy itself asks. Every proxy adds
-    the address that it saw at the end. So the last hop that is not trusted counts, even if it is not an address: the
-    client could have written everything before it. If all hops are trusted, the first one counts.
+    `hops` holds the values of X-Forwarded-For in order; if there are none, the proxy itself is the client. Every proxy
+    appends the address that it saw. So the last untrusted hop counts, even if it is not an address, because the client
+    could have written everything before it. If all hops are trusted, the first one counts.
     """
     address = peer
     for text in reversed(b",".join(hops).decode("latin-1").split(",") if hops else []):
@@ -61,7 +61,7 @@ def client_behind(peer: Address | None, hops: Sequence[bytes], trusted: Networks
 
 
 def crowd_of(address: Address | None) -> str:
-    """Return under which name a client's requests are counted: an IPv4 address, or a network that one customer gets."""
+    """Return the name under which a client is counted: an IPv4 address, or the network that one customer gets."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _ONE_CUSTOMER), strict=False))
     return str(address)

@@ -1,7 +1,7 @@
 """Bounds on what a client can cost before it has shown a token: connections, bytes and time.
 
-The application sees only whole requests, one at a time for each connection: a request that does not arrive in time or
-is too large is refused here, and then its connection closes.
+The application sees only whole requests, one at a time for each connection. A request that does not arrive in time or
+is too large is refused here, and its connection is closed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """What a client may cost. Times are in seconds.
+    """How much a client may use. Times are in seconds.
 
     At most `connections` are open at once, and `per_address` for each client (for IPv6: for each /64 network). Behind
     a trusted proxy, `per_address` bounds the requests of a client that are answered at once. A request's head may take
@@ -118,12 +118,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if has_place and len(self.connections) <= self.bounds.connections:
             self._arm(self.bounds.head_s)
             return
-        # Close at once: a connection that lingers would take what the bound protects.
+        # Close at once, because a connection that lingers would use up what the bound protects.
         self.transport.write(_answer(_BUSY, "Too many connections are open: try again later"))
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers and give up all places."""
+        """Stop the timers and release all places."""
         self._is_lost = True
         self.long_bodies.pop(id(self), None)
         self._disarm()
@@ -152,9 +152,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arm(self.bounds.body_s if self._is_in_body else self.bounds.head_s)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what uvicorn's parser gave up, for the reason that stopped it."""
+        """Refuse the request that uvicorn's parser gave up on, and give the reason."""
         if self._is_answering:
-            # One request at a time: the answer is finished, and what came behind the request is not read.
+            # One request at a time: the current answer is finished, and anything after its request is not read.
             self._is_deaf = True
             self.cycle.keep_alive = False
             return
@@ -163,13 +163,13 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- the parser's calls -------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin a head, unless another request is being answered."""
+        """Start a head, unless another request is being answered."""
         if self._is_answering:
             raise _StopParsingError
         self._head_bytes = 0
         self._body_bytes = 0
         super().on_message_begin()
-        # Lets the application cut off an unfinished answer, so that no client mistakes it for complete.
+        # The application can cut off an unfinished answer with this, so that no client mistakes it for complete.
         self.scope["extensions"] = {ABORT: {"abort": self._cut}}
 
     def on_url(self, url: bytes) -> None:
@@ -181,14 +181,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Process a header."""
         self._count(len(name) + len(value))
         if self._is_in_body:
-            # A trailer. Nothing here needs one, and it must not pass for a header.
+            # This is a trailer. Nothing here needs one, and it must not count as a header.
             return
         super().on_header(name, value)
         if len(self.headers) > self.bounds.fields:
             self._stop(431, "The head of the request has too many fields")
 
     def on_headers_complete(self) -> None:
-        """Find out who asks; stop the head's timer."""
+        """Find out who the client is, and stop the head's timer."""
         self._is_in_body = True
         self._disarm()
         if self._is_proxied:
@@ -210,11 +210,11 @@ class GuardedProtocol(HttpToolsProtocol):
             if self.long_bodies.total() > self.bounds.bulks_bytes:
                 self._stop(_BUSY, "Too many large requests are being read: try again later")
         super().on_body(body)
-        # uvicorn stops reading at 64 KiB until the application has taken that, which begins only when all is here.
+        # uvicorn stops reading at 64 KiB until the application takes the body, but it starts only once all has arrived.
         self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
-        """Start the application: the whole request has arrived."""
+        """Start the application, because the whole request has arrived."""
         super().on_message_complete()
         self._is_in_body = False
         self._unfinished = 0
@@ -225,12 +225,12 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Keep the application until the whole request has arrived. `cycle` is the current one."""
+        """Hold the application back until the whole request has arrived. `cycle` is the current one."""
         del cycle
         self._complete = app
 
     def on_response_complete(self) -> None:
-        """Give up the place of a request behind a proxy."""
+        """Release the place of a request behind a proxy."""
         self._complete = None
         self.long_bodies.pop(id(self), None)
         if self._is_proxied and self._places:
@@ -241,7 +241,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        """Whether a whole request has arrived and its answer is not complete."""
+        """Whether a whole request has arrived and its answer is not yet complete."""
         return self._complete is not None and not self._is_in_body
 
     @property
@@ -250,13 +250,13 @@ class GuardedProtocol(HttpToolsProtocol):
         return not (self._is_deaf or self._is_answering or self.transport.is_closing())
 
     def pause_writing(self) -> None:
-        """Start to watch a client that reads more slowly than the server sends."""
+        """Start watching a client that reads more slowly than the server sends."""
         super().pause_writing()
         if self._stall_timer is None:
             self._watch()
 
     def resume_writing(self) -> None:
-        """Stop watching: the client has caught up. The end of a last answer is watched until the client has it."""
+        """Stop watching a client that has caught up. The end of a last answer is watched until the client has it."""
         if not self.transport.is_closing():
             self._flowing()
         super().resume_writing()
@@ -264,7 +264,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, even if the client has not taken the end of the last answer."""
         if self._stall_timer is not None:
-            # It is not idle: it still reads, and is watched.
+            # It is not idle, because it still reads and is watched.
             self.timeout_keep_alive_task = self.loop.call_later(self.bounds.idle_s, self.timeout_keep_alive_handler)
             return
         if self.transport.get_write_buffer_size():
@@ -272,14 +272,14 @@ class GuardedProtocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
 
     def _look_again(self) -> None:
-        """Cut off a client that took almost nothing since the last look. A slow client gets more time."""
+        """Cut off a client that has taken almost nothing since the last look. A slow client gets more time."""
         if self._waiting() > self._unsent - self.bounds.stall_bytes:
             self._cut()
         else:
             self._watch()
 
     def _watch(self) -> None:
-        """Look after a while whether the client takes what is sent."""
+        """Check after a while whether the client takes the sent bytes."""
         self._unsent = self._waiting()
         self._stall_timer = self.loop.call_later(self.bounds.stall_s, self._look_again)
 
@@ -300,7 +300,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- bounds -------------------------------------------------------------------------------------------------------
 
     def _look_behind_the_proxy(self) -> None:
-        """Put the client in the place of the trusted proxy, and take a place for its request."""
+        """Replace the trusted proxy with the client, and take a place for its request."""
         hops = [value for name, value in self.headers if name == FORWARDED_FOR]
         peer = parse_address(self.client[0]) if self.client is not None else None
         client = client_behind(peer, hops, self.proxies)
@@ -312,7 +312,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(_BUSY, "Too many requests from this client are being answered: try again later")
 
     def _take_place(self, name: str) -> bool:
-        """Take a place for a client. False if it has as many as it may have."""
+        """Take a place for a client. Return False if it already has as many as allowed."""
         if self.crowd[name] >= self.bounds.per_address:
             return False
         self.crowd[name] += 1
@@ -326,7 +326,7 @@ class GuardedProtocol(HttpToolsProtocol):
             del self.crowd[name]
 
     def _count(self, size: int) -> None:
-        """Count bytes of a head that the parser has read. `data_received` counts those it has not."""
+        """Count bytes of a head that the parser has read. `data_received` counts the others."""
         self._head_bytes += size
         if self._head_bytes > self.bounds.head_bytes:
             self._stop(431, "The head of the request is too large")
@@ -345,7 +345,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, status: int, sentence: str) -> None:
-        """Answer and close. Listen for a moment longer, because a reset could overtake the answer."""
+        """Answer and close. Listen a moment longer, because a reset could overtake the answer."""
         self._disarm()
         if self.transport.is_closing():
             return
@@ -365,13 +365,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def guarded(bounds: Bounds, proxies: Iterable[str] = ()) -> type[GuardedProtocol]:
-    """Return the protocol with these bounds. It believes what the proxies at these addresses say about clients."""
+    """Return the protocol with these bounds. It trusts what the proxies at these addresses say about clients."""
     fields = {"bounds": bounds, "proxies": parse_networks(proxies), "crowd": Counter(), "long_bodies": Counter()}
     return type("BoundedProtocol", (GuardedProtocol,), fields)
 
 
 def _answer(status: int, sentence: str) -> bytes:
-    """Return a whole answer, after which the connection closes, in the shape of the application's failures."""
+    """Return a whole answer in the shape of the application's failures. The connection closes after it."""
     body = failure_json(sentence, status)
     retry = b"retry-after: %d\r\n" % _RETRY_S if status == _BUSY else b""
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)

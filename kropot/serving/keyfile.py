@@ -1,4 +1,4 @@
-"""The file of a server's key: 32 random bytes in base64, for its owner's eyes only."""
+"""The file of a server's key: 32 random bytes in base64, which only its owner can read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parse_key(text: bytes, origin: str, what: str = "master key") -> bytes:
     """Return the key (32 bytes) from base64 text.
 
     Raises:
-        UsageError: the text is not such a key. The message names `origin`, the place that the text comes from.
+        UsageError: the text is not such a key. The message names `origin`, where the text comes from.
     """
     try:
         key = b64decode(text.strip(), validate=True)
@@ -57,7 +57,7 @@ def write_new_key(path: Path, *, entropy: Callable[[int], bytes] = os.urandom) -
     The key MUST be durable before anything is sealed with it.
 
     Raises:
-        FileExistsError: a file with this name exists already.
+        FileExistsError: a file with this name already exists.
     """
     key = entropy(KEY_BYTES)
     write_new(path, b64encode(key) + b"\n")

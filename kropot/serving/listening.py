@@ -31,14 +31,14 @@ _STOPPING_S: Final = 5
 
 
 class TlsFiles(Struct, frozen=True, kw_only=True):
-    """A server's certificate, with its chain, and the key of it: two files in PEM form."""
+    """A server's certificate, with its chain, and its key: two files in PEM form."""
 
     certificate: Path
     key: Path
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers. Those end the process before the server can close anything."""
+    """uvicorn's server without its signal handlers, which end the process before the server can close anything."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,7 +73,7 @@ def http_server(
     try:
         config.load()
     except OSError as error:
-        # Also what OpenSSL says of a file that holds no certificate, or no key that fits.
+        # OpenSSL's errors about a file without a certificate, or with the wrong key, end here too.
         raise KropotError(
             f"the certificate {files.get('ssl_certfile')} and its key cannot be used ({error.strerror or error}): give "
             "both in PEM form, and the key without a passphrase"
@@ -85,9 +85,9 @@ def http_server(
 def serving_in_thread(
     server: uvicorn.Server, listening: socket.socket, what: str, *, ending: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
-    """Run a server on a thread of its own while the block runs. `ending` is called before it stops.
+    """Run a server on its own thread while the block runs. `ending` is called before it stops.
 
-    Raises: KropotError: it did not start.
+    Raises: KropotError: the server did not start.
     """
     thread = threading.Thread(target=server.run, args=([listening],), name=what, daemon=True)
     thread.start()
@@ -115,16 +115,16 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)
-    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: no label of DNS
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: not a DNS label
         reason = getattr(error, "strerror", None) or str(error)
         sentence = f"cannot listen on {host}, port {port} ({reason}): choose another address with --host and --port"
         raise KropotError(sentence) from error
 
 
 def allow_descriptors(connections: int) -> None:
-    """Raise this process's limit of open files for so many connections, each with a file, as far as it may.
+    """Raise this process's limit of open files, as far as allowed, for this many connections with a file each.
 
-    Otherwise clients who only hold connections open could leave no descriptor for the files of the others.
+    Otherwise clients that only hold connections open could leave no descriptors for the files of other clients.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _A_CONNECTION * connections + _THE_REST

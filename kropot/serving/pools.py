@@ -1,4 +1,4 @@
-"""Runs what may block in threads, so that it holds up no other request."""
+"""Runs functions that can block in threads, so that they hold up no other request."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _STUCK_S = 0.05
 
 
 async def in_pool(pool: Executor, work: Callable[..., _T], *args: Any) -> _T:
-    """Run a function that may block in a thread of the pool."""
+    """Run a function that can block, in a thread of the pool."""
     return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
 
 class Turns:
     """Lets threads that compute take turns.
 
-    Only one of them can compute at a time anyway, and threads that fight for that cost a fifth of a gateway's processor
-    time. Whoever waits for more than 50 ms goes on without a turn: a file system may hold the other one up.
+    Only one of them can compute at a time anyway, and threads that compete for that cost a fifth of a gateway's
+    processor time. A thread that waits for more than 50 ms runs without a turn: a file system can hold up the other.
     """
 
     def __init__(self) -> None:
-        """Begin with nobody's turn."""
+        """Start with nobody's turn."""
         self._lock = threading.Lock()
 
     def take(self, work: Callable[..., _T], *args: Any) -> _T:
@@ -43,10 +43,10 @@ class Turns:
 
 
 class Opens:
-    """Runs what may hang, on a file system for example, without holding up what does not.
+    """Runs work that can hang, for example on a file system, without holding up other work.
 
-    A few threads do all the work as long as nothing hangs: many would only get into each other's way. Work that could
-    not begin within 50 ms goes to a pool that grows to 128 threads.
+    A few threads do everything as long as nothing hangs, because many would only get in each other's way. Work that
+    could not start within 50 ms goes to a pool that grows to 128 threads.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Opens:
         self._many = ThreadPoolExecutor(128, thread_name_prefix="open-slow")
 
     async def run(self, work: Callable[..., _T], *args: Any) -> _T:
-        """Run a function that may block for long."""
+        """Run a function that can block for a long time."""
         job = self._few.submit(work, *args)
         moved: list[bool] = []
         timer = asyncio.get_running_loop().call_later(_STUCK_S, lambda: moved.append(job.cancel()))
@@ -69,10 +69,10 @@ class Opens:
         return await in_pool(self._many, work, *args)
 
     def close_file(self, descriptor: int) -> None:
-        """Close a file some time soon: even this can wait for a network file system."""
+        """Close a file soon, in a thread, because even this can wait for a network file system."""
         self._many.submit(os.close, descriptor)
 
     def shutdown(self) -> None:
-        """End the threads when their work is done."""
+        """End the threads when their current work is done."""
         for pool in (self._few, self._many):
             pool.shutdown(cancel_futures=True)

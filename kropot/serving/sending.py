@@ -1,4 +1,4 @@
-"""What a long answer needs: to notice that its client hung up, and to be cut off where it cannot be finished."""
+"""For long answers: notice that the client hung up, and cut off an answer that cannot be finished."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def noticing_hang_up(receive: Receive) -> AsyncIterator[asyncio.Future[None]]:
-    """Give what is done once the client has hung up, so that nothing more is read or sealed for it."""
+    """Yield a future that is done once the client hangs up, so that nothing more is read or sealed for it."""
     gone = asyncio.ensure_future(_until_gone(receive))
     try:
         yield gone

@@ -94,7 +94,7 @@ class CheckpointAudit:
                     position=log.first_bad,
                 )
             elif log.roots[checkpoint.size] != checkpoint.root:
-                # A finding about the ledger gives the place of the fork more exactly than two checkpoints can.
+                # A finding about the ledger locates the fork more exactly than two checkpoints can.
                 bad = log.first_bad
                 first = bad if bad is not None and agreed < bad <= checkpoint.size else agreed + 1
                 yield Finding(

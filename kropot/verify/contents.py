@@ -45,7 +45,7 @@ _LEFTOVER = {
     "quarantined": "a repair set it aside; you can remove it when its element has a sound copy again",
 }
 ADVANCE_S = 300.0
-"""Seconds between two records of how far contents were read. A killed run loses this much work at most."""
+"""Seconds between two records of how far contents were read. A killed run loses at most this much work."""
 
 
 QUICK = "it is there with the right size, and --quick did not read it"
@@ -72,7 +72,7 @@ class CopyVerification:
     _recall: Recall | None = field(init=False)
     _unsettled: list[Case] = field(default_factory=list)
     _taken_out: set[bytes] = field(default_factory=set)
-    """What this repair took out of packs. Their ranges may come later and find them gone."""
+    """Objects that this repair took out of packs. Their ranges can come later and find them gone."""
     _new: int = 0
     _known: int = 0
 
@@ -84,7 +84,7 @@ class CopyVerification:
     def findings(self) -> Iterator[Finding]:
         """Yield the findings. Ranges that were read longest ago come first, then known damage in all other ranges.
 
-        New damage is yielded once it is recorded, or once it is clear why it is not: that decides what to do about it.
+        New damage is yielded once it is recorded, or once it is clear why it is not, because that decides what to do.
 
         Raises:
             StorageError: if the storage cannot be listed.
@@ -123,7 +123,7 @@ class CopyVerification:
         self._estimate(known, read=whole - left, left=left)
 
     def _packs(self, audit: CopyAudit) -> Iterator[Finding]:
-        """Yield what is wrong with packs, and repair it where that was asked for."""
+        """Yield what is wrong with packs, and repair it if requested."""
         flaws = []
         for flaw in audit.flaws():
             yield finding_of(flaw)
@@ -139,12 +139,12 @@ class CopyVerification:
         if self.scope.quick:
             return due(())
         age, now = self.scope.max_age_us, self.ledger.clock_us()
-        # Nobody knows when a part was read that a clock far ahead claims to have read.
+        # If a clock was far ahead when a part was read, the real time is unknown.
         read = [part for part in self.ledger.audit() if part.at_us <= now + DAY_US]
         return due(read, before_us=None if age is None else now - age)
 
     def _size_due(self) -> int | None:
-        """Return the bytes of all contents if all are due. Of a part of them, or of names alone, nobody knows."""
+        """Return the bytes of all contents if all are due, None if only a part of them or only names are due."""
         if self.scope.quick or self.scope.max_age_us is not None:
             return None
         return sum(each.bytes for each in self.ledger.tallies())
@@ -215,7 +215,7 @@ class CopyVerification:
             yield from self._confirmed(audit, report, seen)
 
     def _confirmed(self, audit: CopyAudit, report: ObjectReport, seen: ObjectReport) -> Iterator[Finding]:
-        """Yield the findings about an object that was read again, and is `seen` to be so."""
+        """Yield the findings about an object that was read again, with the result `seen`."""
         if seen.state == "recovered" and report.pack is not None:
             audit.bad -= 1
             yield elsewhere(report, report.pack)
@@ -255,18 +255,18 @@ class CopyVerification:
             yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
 
     def _older_key(self, report: ObjectReport) -> str | None:
-        """Return the file of which only an older version has the object; None where none has, or it is sound now."""
+        """Return the file of which only an older version has the object; None if there is none, or it is sound now."""
         if self._recall is None or report.state not in {"lost", "damaged"} or not report.copies:
             return None
         key = self._recall.key_of(report.sha256)
         if key is None or self._recall.was_put_again(key):
             return key
-        # It may have come, or gone from a file into a pack, or be sound in another place.
+        # It may have arrived, or moved from a file into a pack, or be sound in another place.
         request = ReadRequest(report.sha256, report.copies[0].size)
         return None if read_object(self.objects, request, memoryview(bytearray(BUFFER))) is None else key
 
     def _older(self, report: ObjectReport, key: str) -> Iterator[Finding]:
-        """Yield what is said of an object that an older version has. With `repair`, put that version again."""
+        """Yield the findings about an object that an older version has. With `repair`, put that version back."""
         for finding in older_findings(self.ledger, report, key):
             yield finding
             if self.scope.repair and self.recorder.why_not is None and self._recall is not None:
@@ -276,7 +276,7 @@ class CopyVerification:
                 yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
 
     def _settle(self) -> Iterator[Finding]:
-        """Yield the new damage, now that it is recorded or is not going to be. Raises: PartialError."""
+        """Yield the new damage, now that it is recorded or will not be. Raises: PartialError."""
         self.recorder.flush()
         unsettled, self._unsettled = self._unsettled, []
         for case in unsettled:
@@ -293,7 +293,7 @@ class CopyVerification:
         if report.state == "recovered" and self.scope.quick:
             return replace(report, state="not_read", detail=QUICK)
         if report.state == "lost" and report.copies and self.objects.size(report.sha256) == report.copies[0].size:
-            # It went from a file into a pack while its folder was read.
+            # It moved from a file into a pack while its folder was read.
             if self.scope.quick:
                 return replace(report, state="not_read", detail=QUICK)
         elif report.state not in {"damaged", "recovered"} or self.scope.quick or not report.copies:
@@ -359,5 +359,5 @@ class CopyVerification:
 
 
 def _behind(sha256: bytes) -> bytes:
-    """Return the first SHA-256 behind this one; behind the last there is none, and what comes is greater than all."""
+    """Return the smallest key after this SHA-256. After the last SHA-256, it is greater than all of them."""
     return sha256 + b"\0"

@@ -29,8 +29,8 @@ class ObjectReport(Struct, frozen=True, kw_only=True):
     """An object that needs a finding, and the `copies` that name it.
 
     "recovered" means that it was recorded as damaged or lost and is sound now. "not_read" means that it was recorded
-    so, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set. `pack` (32
-    bytes) is the pack in which it is damaged, None if it was not seen there.
+    as such, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set. `pack`
+    (32 bytes) is the pack in which it is damaged, None if it was not seen there.
     """
 
     sha256: bytes
@@ -131,7 +131,7 @@ class CopyAudit:
             else:
                 yield sha256, copies[0].size
 
-    # --- what came of it ---------------------------------------------------------------------------------------------
+    # --- results -----------------------------------------------------------------------------------------------------
 
     def _reports(self, found: RangeRead) -> Iterator[ObjectReport]:
         bad = {sha256: (kind, detail) for sha256, kind, detail in found.bad}
@@ -142,7 +142,7 @@ class CopyAudit:
         for sha256, (kind, detail) in sorted(bad.items()):
             copies = tuple(self._ledger.copies(start=sha256, end=sha256))
             if found.pack is not None and not any(copy.state == SOUND for copy in copies):
-                continue  # known damage is told in its own range, and what nobody names is nobody's loss
+                continue  # known damage is reported in its own range, and an unnamed object is no loss
             self.bad += 1
             pack = None if found.pack is None else found.pack.name
             yield ObjectReport(sha256=sha256, state=kind, detail=detail, pack=pack, copies=copies)

@@ -1,4 +1,4 @@
-"""Turn a bad object into what is known of each element that names it, and that into a finding and a fact to record."""
+"""Turn a bad object into a case for each element that names it, and each case into a finding and a fact to record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NewState = Literal["damaged", "lost", "sound"]
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """One element that names a bad object: its copy's row, and everything that decides what is said of it."""
+    """One element that names a bad object: its copy's row, and everything that decides the finding."""
 
     key: StreamKey
     row: CopyRow
@@ -117,7 +117,7 @@ def orphan_finding(report: ObjectReport) -> Finding:
 
 
 def older_findings(ledger: Ledger, report: ObjectReport, key: str) -> Iterator[Finding]:
-    """Yield a finding for each element whose copy is sound in an older version of the file `key` alone."""
+    """Yield a finding for each element whose copy is sound only in an older version of the file `key`."""
     state = "was written over" if report.state == "damaged" else "was removed"
     for row, stream, _, _ in _elements(ledger, report):
         yield Finding(

@@ -1,6 +1,6 @@
 """Verify a further storage: its segments, and every object that events up to its cursor name; and repair it.
 
-Nothing is recorded in the ledger, which says what the first storage has.
+Nothing is recorded in the ledger, because the ledger says what the first storage has.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HINT = "the first storage is not affected: `kropotcli verify --repair --also-st
 
 
 class FurtherAudit:
-    """Checks one further storage. `trouble` is why it could not be, None if it could."""
+    """Checks one further storage. `trouble` is why that failed, None if it did not."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class FurtherAudit:
         request = ReadRequest(report.sha256, due[0].size)
         wrong = self._wrong(report, request, objects)
         if wrong is None and report.pack is None:
-            return  # it went from a file into a pack while its folder was read
+            return  # it moved from a file into a pack while its folder was read
         sha256 = report.sha256.hex()
         finding = Finding(
             kind=f"further_{report.state}",
@@ -173,7 +173,7 @@ class FurtherAudit:
         return None if objects.size(request.sha256) == request.size else (report.sha256, report.state, report.detail)
 
     def _is_repaired(self, report: ObjectReport, request: ReadRequest, objects: ObjectStore) -> bool:
-        """Write the pack anew from the first storage, if it is sound there; else the object into a file of its own."""
+        """Write the pack again from the first storage if it is sound there, else the object into a file of its own."""
         if report.pack is not None:
             self._mend_pack(report.pack)
             if self._read(objects, request) is None:
@@ -183,7 +183,7 @@ class FurtherAudit:
         try:
             if self._read(source, request) is not None:
                 return False
-            # Without the ledger's places: they are those of the first storage, and stay true of that.
+            # Do not use the ledger's places: they are, and remain, those of the first storage.
             if self._healer is None:
                 healer = open_store(self._address, HEALER, ca_file=self._surroundings.ca_file)
                 self._healer = healer.objects()
@@ -212,7 +212,7 @@ class FurtherAudit:
         try:
             CatchingUp(self._ledger, source, further, stopped=self._ends).run()
         except LockedError:
-            return  # a collector is at it
+            return  # a collector is already doing it
         finally:
             source.close()
 

@@ -1,4 +1,4 @@
-"""Findings about packs as a whole, and about what the ledger says of them, and their repair."""
+"""Findings about packs as a whole and about what the ledger says about them, and their repair."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _HINTS: dict[PackFlawKind, str] = {
 
 
 def finding_of(flaw: PackFlaw) -> Finding:
-    """Return what is said of a flaw."""
+    """Return the finding about a flaw."""
     return Finding(
         kind=flaw.kind,
         severity=flaw.severity,
@@ -50,7 +50,7 @@ def finding_of(flaw: PackFlaw) -> Finding:
 
 
 def elsewhere(report: ObjectReport, pack: bytes) -> Finding:
-    """Return the note about an object that is damaged in a pack, and sound in another place."""
+    """Return the note about an object that is damaged in a pack but sound in another place."""
     return Finding(
         kind="damaged_place",
         severity="note",

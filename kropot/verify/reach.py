@@ -1,4 +1,4 @@
-"""Which sources can still be asked for a copy, as far as the ledger knows: the one place that says so to `verify`."""
+"""Which sources can still be asked for a copy, as far as the ledger knows: `verify` asks only here."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def reach_of(ledger: Ledger) -> dict[bytes, Reach]:
 
 
 def _is_refused(ledger: Ledger, source: bytes) -> bool:
-    """Whether the last thing that happened to the source is a run to which the server refused the token."""
+    """Whether the last thing that happened to the source is a run whose token the server refused."""
     last = next(ledger.history(source_key(source), newest_first=True), None)
     return last is not None and isinstance(last.fact, RunFailed) and last.fact.reason == REFUSED

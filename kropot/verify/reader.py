@@ -1,4 +1,4 @@
-"""Choose the fastest reader for a store and what is to be read of it."""
+"""Choose the fastest reader for a store and for what to read in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def reader_of(objects: ObjectStore, ledger: Ledger, scope: Scope, world: World, ends: Callable[[], bool]) -> BulkReader:
-    """Return the fastest reader for the scope. `ends` is asked whether to stop."""
+    """Return the fastest reader for the scope. `ends` says whether to stop."""
     if scope.quick:
         return StoreReader(objects, None, stopped=ends)
     throttle = Throttle(scope.rate, sleep=world.sleep, monotonic=world.monotonic)

@@ -43,7 +43,7 @@ class Recorder:
         self.recorded = 0
 
     def stop(self, why: Unrecorded) -> None:
-        """Record nothing more, and drop the facts that wait."""
+        """Record nothing more, and drop the waiting facts."""
         self.why_not = self.why_not or why
         self._waiting.clear()
 

@@ -1,6 +1,6 @@
 """Whether a policy entails every release: each one is decided again, as of the moment when it was decided.
 
-A release that no policy entails counts as a loss. Whoever can write to the database could otherwise let go everything.
+A release that no policy entails counts as a loss. Otherwise, anyone who can write to the database could release all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HINT: Final = (
 
 
 class _Run(NamedTuple):
-    """What the releases of one run of prune say of their decision."""
+    """What the releases of one run of prune say about their decision."""
 
     policy: int
     decided: int
@@ -46,8 +46,8 @@ class _Run(NamedTuple):
 class ReleaseAudit:
     """Checks the releases up to `position`. `checked` counts them.
 
-    With the `key` for checkpoints, whose first checkpoint covers `signed_from` events (None: there is none), a policy
-    behind that must have its signature, unless it keeps as much as the one before.
+    With the `key` for checkpoints, a policy after the first `signed_from` events must have its signature, unless it
+    keeps as much as the one before. The first checkpoint covers these events. None: there is no checkpoint.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ReleaseAudit:
                 yield _finding(event, fact, StreamKey.parse(key), because, is_undone=of not in released)
 
     def _moved(self, run: _Run, known: list[tuple[StoredFact, ReleaseFact, bytes]]) -> set[int]:
-        """Return the releases between which and their decision something else happened to their element."""
+        """Return the releases whose element changed in another way between the decision and the release."""
         at = {event.stream: event.seq for event, _, _ in known}
         own = {event.seq for event, _, _ in known}
         moved: set[int] = set()
@@ -127,7 +127,7 @@ class ReleaseAudit:
     def _why_not(
         self, run: _Run, decided: Decided, events: list[StoredFact], unsigned: dict[int, Retention]
     ) -> str | None:
-        """Return why nothing of this run is entailed, None if the policy must say."""
+        """Return why no release of this run is entailed, None if the policy decides."""
         if not events:
             return None
         head = self._ledger.log.events_at([run.decided])
@@ -142,7 +142,7 @@ class ReleaseAudit:
         return None
 
     def _unsigned(self) -> Iterator[tuple[int, Retention]]:
-        """Yield the decisions that nobody signed, unless they keep as much as the one before, or there was no key."""
+        """Yield the decisions that nobody signed, unless they keep as much as the one before or predate the key."""
         ledger_id = self._ledger.identity().ledger_id
         before, is_authorised = NOTHING, True
         for event in self._ledger.log.stream_events(RETENTION_KEY.stored):

@@ -84,7 +84,7 @@ class Verification:
         return bool(self._to_fetch)
 
     def repaired(self, fetched: RefetchDone) -> Iterator[Finding]:
-        """Yield the results for the copies that had to be fetched again. Call this after a collector ran, or did not.
+        """Yield the results for the copies that had to be fetched again. Call this whether or not a collector ran.
 
         `fetched` says which source was asked, and what kept it from giving everything.
         """
@@ -138,7 +138,7 @@ class Verification:
             yield from self._releases(checkpoints, log)
         if segments is not None:
             yield from self._segments(segments, log, has_errors=has_errors)
-        # The source comes before the copies: whether it answers decides what can be done about a bad copy.
+        # The source comes before the copies, because whether it answers decides what can be done about a bad copy.
         is_sound = self.summary.sound
         yield from self._source(has_errors=has_errors)
         try:
@@ -154,7 +154,7 @@ class Verification:
             self.trouble = self.trouble or each.trouble
 
     def _further_audits(self) -> list[FurtherAudit]:
-        """Open the further storages before the ledger is read: their segments must not be longer than that."""
+        """Open the further storages before the ledger is read, so that their segments are not longer than it."""
         if self._scope.surroundings is None:
             return []
         known = self._scope.surroundings.known(self._ledger)
@@ -181,11 +181,11 @@ class Verification:
         return is_spent or self._world.stopped()
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
-        """Read a long ledger with every processor."""
+        """Read a long ledger on all processors."""
         return in_processes(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
 
     def _database(self) -> Iterator[Finding]:
-        """Ask the database first: the audit reads through its indexes, and believes what they lead to."""
+        """Ask the database first, because the audit reads through its indexes and trusts them."""
         self._world.progress.part("database", "table")
         for detail in self._ledger.database.damage():
             yield with_hint(Finding(kind="damaged_database", detail=detail))
@@ -234,7 +234,7 @@ class Verification:
         }
 
     def _snapshots(self, log: LogAudit) -> Iterator[Finding]:
-        """Compare the snapshots with the events. This computes the state digest from nothing, too."""
+        """Compare the snapshots with the events. This also computes the state digest from scratch."""
         began = self._world.monotonic()
         self._world.progress.part("state", "event", count=log.position)
         audit = SnapshotAudit(self._ledger, log.position, progress=self._world.progress.reached)
@@ -274,9 +274,9 @@ class Verification:
             self.summary.not_covered.append(gap)
 
     def _erasures(self, checkpoints: CheckpointAudit, log: LogAudit) -> Iterator[Finding]:
-        """Name every erasure. One behind the last verified checkpoint is a finding: no person accepted it with the key.
+        """Name every erasure. One after the last verified checkpoint is an error: no person accepted it with the key.
 
-        An older signer signed erasures without being asked. Those were before, and are only named.
+        Older signers signed erasures without asking. Those come before the checkpoint, and are only named.
         """
         erased = sum_of(log.erasures)
         self.summary.covered["erasures"] = erased.json

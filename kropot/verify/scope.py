@@ -21,15 +21,15 @@ class Scope(Struct, frozen=True, kw_only=True):
     """What to check. The ledger, the projection, and the names and sizes of copies are always checked.
 
     `quick` reads no contents. `budget_s` (seconds) limits the time for reading contents. `max_age_us` (microseconds)
-    skips contents that were read more recently. `rate` limits reading, in bytes a second. `record` says whether to
+    skips contents that were read more recently. `rate` limits reading, in bytes per second. `record` says whether to
     record findings about copies, and how far contents were read, in the ledger.
 
     `against` are checkpoints that the user gives, in addition to those in the database. `key` verifies all of them.
     `repair` sets damaged objects aside. `source` (16 bytes) is the source whose listing is compared with the
     projection; `client` asks for that listing. `segments` is the folder of segments, and `storage` holds the objects.
 
-    `further` are the addresses of further storages that are checked, too, in their `surroundings`. `healer` repairs
-    objects of `storage` from whatever further storage has them.
+    `further` are the addresses of further storages to check as well, reached through `surroundings`. `healer` repairs
+    objects of `storage` from any further storage that has them.
     """
 
     quick: bool = False

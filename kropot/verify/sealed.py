@@ -1,7 +1,7 @@
-"""Compare the clear header of each sealed object with what the ledger says of its element: an object has one place.
+"""Compare the clear header of each sealed object with its element in the ledger, because an object has only one place.
 
 The content of an object is what its SHA-256 says. But an event can name the object of another element, or of another
-version. Only the kit could prove an object, but everybody can see whose it says it is.
+version. Only the kit could prove whose an object is, but anyone can read whose it claims to be.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ledger.rows import CopyRow
 
 _PAGE: Final = 10_000
-"""How many copies to look at together, in the order of their packs: a bucket fetches each pack once a page."""
+"""How many copies to look at together, in the order of their packs: a bucket fetches each pack once per page."""
 
 _EVENTS: Final = 1000
 """How many events are in memory at once."""
@@ -45,10 +45,10 @@ _HINT: Final = (
 
 
 class HeaderAudit:
-    """Compares headers, range by range, behind the reading of contents."""
+    """Compares headers, range by range, after the contents are read."""
 
     def __init__(self, ledger: Ledger, objects: ObjectStore) -> None:
-        """Look whether any source has a vault: the copies of all others have no header."""
+        """Find out whether any source has a vault: the copies of all others have no header."""
         self._ledger = ledger
         self._objects = objects
         self._is_needed = any(naming.vault is not None for naming in namings_of(ledger.store).values())
@@ -56,7 +56,7 @@ class HeaderAudit:
         self.compared = 0
 
     def findings(self, start: bytes, end: bytes, *, bad: Container[bytes]) -> Iterator[Finding]:
-        """Yield a finding for each copy with another header, for start <= SHA-256 <= end. Objects in `bad` are told."""
+        """Yield a finding for each wrong header, for start <= SHA-256 <= end. Objects in `bad` are reported already."""
         rows = self._ledger.copies(start=start, end=end) if self._is_needed else iter(())
         for page in pages(rows, _PAGE):
             sound = [row for row in page if row.state == SOUND and row.sha256 not in bad]
@@ -100,7 +100,7 @@ class HeaderAudit:
             )
 
     def _wrong(self, row: CopyRow, listed: ObjectHeader, place: Placement | None, *, is_newest: bool) -> str | None:
-        """Return in what the object's header differs, None if it does not or cannot be read: then others tell why."""
+        """Return how the object's header differs, None if it does not or cannot be read: other checks report that."""
         try:
             if self._placed is not None and place is not None:
                 data = self._placed.read_placed(row.sha256, place)
@@ -122,7 +122,7 @@ class HeaderAudit:
 
 
 def _beginning(file: BinaryIO) -> bytes:
-    """Return the bytes of a header, or fewer at the end. Some stores give less than was asked for before their end."""
+    """Return the bytes of a header, or fewer at the end. Some stores return less than requested before their end."""
     data = b""
     while len(data) < HEADER_BYTES and (more := file.read(HEADER_BYTES - len(data))):
         data += more

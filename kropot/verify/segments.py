@@ -36,7 +36,7 @@ class _Held(Struct, frozen=True, kw_only=True):
 class SegmentAudit:
     """Reads the ends of all segments before the ledger is read, and compares them with its roots afterwards.
 
-    `reach` is the last position up to which sound segments hold all events without a gap. `read` counts the events that
+    `reach` is the last position that sound segments hold; a gap before it is a finding. `read` counts the events that
     were read again from segments.
     """
 
@@ -58,7 +58,7 @@ class SegmentAudit:
 
     @property
     def events(self) -> int:
-        """How many events the segments hold, by what their ends say."""
+        """How many events the segments hold, according to their ends."""
         return sum(held.reach.last - held.reach.first + 1 for held in self._held)
 
     def compare(

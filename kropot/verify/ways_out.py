@@ -88,16 +88,16 @@ IS_FETCHED_AGAIN = frozenset({Way.AGAIN, Way.NOW, Way.FAILS})
 """The ways in which a collector fetches the copy again without a person's help."""
 
 _NOTES = frozenset({Way.NONE, Way.NOTHING, Way.DISMISSED})
-"""The ways that need nothing any more."""
+"""The ways that need no more action."""
 
 
 class BadCopy(Struct, frozen=True, kw_only=True):
-    """All that decides what is said of one copy of one element.
+    """Everything that decides what is said about one copy of one element.
 
-    `detail` is what the reader saw. `recorded` is what the ledger knew of it before this run. `unrecorded` is why this
-    run did not record what is new, None if it did. `is_present`: the source has the element. `failure` is why fetching
-    it again has failed so far. `is_dismissed`: a person said
-    that nothing can be done about the element. `repairs`: this run fetches again what it can.
+    `detail` is what the reader saw. `recorded` is what the ledger knew about it before this run. `unrecorded` is why
+    this run did not record what is new, None if it did. `is_present`: the source has the element. `failure` is why
+    fetching it again has failed so far. `is_dismissed`: a person said that nothing can be done about the element.
+    `repairs`: this run fetches again what it can.
     """
 
     found: Found
@@ -118,7 +118,7 @@ class BadCopy(Struct, frozen=True, kw_only=True):
 
 
 class Words(Struct, frozen=True, kw_only=True):
-    """What is said of a copy: the finding's kind, severity and detail, and the way out."""
+    """What is said about a copy: the finding's kind, severity and detail, and the way out."""
 
     kind: str
     severity: Severity
@@ -127,7 +127,7 @@ class Words(Struct, frozen=True, kw_only=True):
 
 
 def explain(copy: BadCopy) -> Words:
-    """Return what is said of a copy. The same state gives the same words, whatever led the run to it."""
+    """Return what is said about a copy. The same state gives the same words, whatever led the run to it."""
     way = way_out(copy)
     if copy.found == "sound":
         detail = f"the object was recorded as {copy.recorded}, but is sound now"
@@ -142,12 +142,12 @@ def explain(copy: BadCopy) -> Words:
 
 
 def way_out(copy: BadCopy) -> Way:
-    """Return the way out. The first reason that stands in the way of a better one decides."""
+    """Return the way out. The first reason that rules out a better one decides."""
     return _at_hand(copy) or _lasting(copy) or _fetching(copy)
 
 
 def _at_hand(copy: BadCopy) -> Way | None:
-    """Return the way out of what is over, or has to be looked at first; None if the copy is bad and that matters."""
+    """Return the way out if the matter is closed or needs a look first; None if the copy is bad and that matters."""
     if copy.found == "sound":
         return Way.NONE
     if copy.is_new and copy.unrecorded == "mass":
@@ -162,7 +162,7 @@ def _at_hand(copy: BadCopy) -> Way | None:
 
 
 def _lasting(copy: BadCopy) -> Way | None:
-    """Return the way out of what no fetch can bring back, None if a fetch can."""
+    """Return the way out if no fetch can bring the copy back, None if a fetch can."""
     if copy.role == "older":
         return Way.OLD
     by_reach: dict[Reach, Way] = {"retired": Way.RETIRED, "past": Way.PAST}
@@ -176,7 +176,7 @@ def _lasting(copy: BadCopy) -> Way | None:
 
 
 def _fetching(copy: BadCopy) -> Way:
-    """Return the way out of what a fetch can bring back: who has to do what before it happens."""
+    """Return the way out if a fetch can bring the copy back: who has to do what before that."""
     ways: dict[Unrecorded, Way] = {"no_record": Way.RECORD, "read_only": Way.WRITABLE}
     if copy.unrecorded == "bad_ledger":
         return Way.LEDGER
@@ -188,7 +188,7 @@ def _fetching(copy: BadCopy) -> Way:
 
 
 def _detail(copy: BadCopy, way: Way) -> str:
-    """Return what was found and what was known, and why fetching fails where that is the matter."""
+    """Return what was found and what was known, and why fetching fails if that decides the way out."""
     if copy.found == "not_read":
         seen = copy.detail or "this run did not look at it again"
         text = f"recorded as {copy.recorded}; {seen}"

@@ -1,4 +1,4 @@
-"""What a verification needs from outside: time, a stop request, and somebody to show its progress to."""
+"""What a verification needs from outside: time, a stop request, and a display of its progress."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class PartProgress(Protocol):
-    """Is shown how far a run is. The run calls it often."""
+    """Shows how far a run has come. The run calls it often."""
 
     def part(self, what: str, noun: str, *, count: int | None = None, size: int | None = None) -> None:
-        """Begin a part of the run: `count` things and `size` bytes are what there is to do, None if nobody knows."""
+        """Begin a part of the run: `count` things and `size` bytes are to be done, None if unknown."""
 
     def reached(self, count: int, size: int = 0) -> None:
-        """Say how many things and bytes of this part are done."""
+        """Report how many things and bytes of this part are done."""
 
 
 class Unshown:

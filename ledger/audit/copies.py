@@ -1,4 +1,4 @@
-"""The state of every copy, folded from the log. Memory use stays flat: the rest goes to a temporary file."""
+"""The state of every copy, folded from the log. Memory use is limited; the rest goes to a temporary file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _MOST_NEVER_STORED = 1000
 
 
 class FoldedCopies:
-    """What the log says of copies, divided by the first byte of their SHA-256; memory folds one part at a time.
+    """What the log says about copies, divided by the first byte of their SHA-256. Memory folds one part at a time.
 
-    `never_stored` has, after `states`, the first thousand copies that the log judged without having stored them.
+    After `states`, `never_stored` has the first thousand copies that the log judged without having stored them.
     """
 
     def __init__(self, *, max_bytes: int = 4 << 20) -> None:
@@ -49,7 +49,7 @@ class FoldedCopies:
             self._flush()
 
     def changed(self, sha256: bytes, stream: int, seq: int, state: str) -> None:
-        """Take in that position `seq` says of a copy that it is in another `state`."""
+        """Note that the event at position `seq` puts a copy into another `state`."""
         self._add(sha256, stream, 0, seq, _SOUND_AGAIN if state == SOUND else _STATES.index(state))
 
     def drop(self, stream: int) -> None:
@@ -57,7 +57,7 @@ class FoldedCopies:
         self._dropped.add(stream)
 
     def states(self) -> Iterator[CopyState]:
-        """Yield the rows that remain, ordered by SHA-256 and stream; afterwards `never_stored` is complete."""
+        """Yield the rows that remain, ordered by SHA-256 and stream. Afterwards `never_stored` is complete."""
         self.never_stored.clear()
         for number in range(_BUCKETS):
             rows: dict[tuple[bytes, int], CopyState] = {}

@@ -48,7 +48,7 @@ class Examined(NamedTuple):
 def examine(event: StoredEvent, key: bytes | None, salts: dict[bytes, bytes], *, exists: bool) -> Examined:
     """Examine one event. `key` is its stream's stored key, or None if the stream is erased or does not exist.
 
-    `salts` are by source id, with the ledger's own under NO_SOURCE. This adds a salt that the event carries.
+    `salts` are keyed by source id, with the ledger's own under NO_SOURCE. This adds a salt that the event carries.
     """
     header: Header | None = None
     fact: Fact | UnknownFact | None = None
@@ -137,7 +137,7 @@ def _stream_faults(
 
 
 def _place_faults(event: StoredEvent, key: bytes, fact: Fact | UnknownFact | None) -> Iterator[tuple[str, str]]:
-    """Yield why the event cannot stand on the stream with this stored key."""
+    """Yield why the event does not belong on the stream with this stored key."""
     if len(key) > MAX_KEY_BYTES:
         yield "misplaced", f"its stream's key has {len(key)} bytes, but at most {MAX_KEY_BYTES} are allowed"
     if isinstance(fact, SourceFact) and (event.stream_version == 1) != fact.BEGINS:

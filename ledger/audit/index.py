@@ -28,9 +28,9 @@ _PAGE = 1000
 class IndexAudit:
     """Compares the projection with what a `LogAudit` without findings has learnt.
 
-    Others may append meanwhile. A stream that changed after the log was read is left to the next audit and counted in
-    `moved`. `rows` counts the compared rows. `digest` is their state digest of before (`sd1`), `state` the present one
-    (`sd2`), empty unless `with_state`; they are not comparable with others if `moved` is not 0. All of these
+    Others can append meanwhile. A stream that changed after the log was read is left to the next audit and counted in
+    `moved`. `rows` counts the compared rows. `digest` is their older state digest (`sd1`), and `state` the present one
+    (`sd2`), which is empty unless `with_state`. Neither can be compared with others if `moved` is not 0. All of these
     are final once `findings` is exhausted.
     """
 
@@ -213,7 +213,7 @@ class IndexAudit:
         return type(row.seq) is int and self._position < row.seq <= self._store.log.head().position
 
     def _has_moved(self, key: bytes | None) -> bool:
-        """Whether the stream has, or an erased stream may have, an event after those that were audited."""
+        """Whether the stream has, or an erased stream might have, an event after those that were audited."""
         if self._store.log.head().position == self._position:
             return False
         event = None if key is None else next(self._store.log.stream_events(key, newest_first=True), None)
@@ -243,7 +243,7 @@ _KINDS = (
     _INT,
     *(_INT | {_NONE}, _INT | {_NONE}, _BYTES | {_NONE}),
 )
-"""The types of the key and the entry's columns. A database can give others after someone tampered with it."""
+"""The types of the key and the entry's columns. A database can return others after someone tampered with it."""
 
 
 def _typed(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Row]]:

@@ -115,7 +115,7 @@ class LogAudit:
     def _read_all(self) -> Iterator[Finding]:
         until, count = self.head.position, self._next_count()
         if self._run_ranges is not None and self._head_finding is None:
-            # The first page gives the salts. Without them, other processes recognise nothing.
+            # The first page contains the salts. Without them, other processes recognise nothing.
             yield from self._read(0, until, count)
             self._next_count()
             yield from self._read_ranges(self._run_ranges)
@@ -177,7 +177,7 @@ class LogAudit:
     def _take(self, page: EventPage, row: Callable[[int], Row | None]) -> Generator[Finding, None, int]:
         """Check a page's events: runs on the fast path, others by the plain rule. Return where this stopped.
 
-        It stops early after an event that carries a salt, and where `row` no longer gives the event's row.
+        It stops early after an event that carries a salt, and where `row` no longer returns the event's row.
         """
         rule = self._rule
         salts, at = len(rule.learnt.salts), 0
@@ -205,7 +205,7 @@ class LogAudit:
     # --- ranges that other processes read ----------------------------------------------------------------------------
 
     def _read_ranges(self, run_ranges: RunRanges) -> Iterator[Finding]:
-        """Continue with what other processes recognised in each range. Read here what they could not."""
+        """Continue with the events that other processes recognised in each range. Read the rest here."""
         sent: deque[EventRange] = deque()
         for answer in run_ranges(EventRangeReader().read, self._ranges(sent)):
             part = sent.popleft()

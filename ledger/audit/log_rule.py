@@ -46,7 +46,7 @@ class Learnt:
 
 
 class LogRule:
-    """Applies the rule to events in the order in which they are read. `position` and `recorded_us` are the last one's.
+    """Applies the rule to events in the order of reading. `position` and `recorded_us` are those of the last one.
 
     `unusable` holds the positions of rows that could not be read. Each already has its own finding.
     """
@@ -143,7 +143,7 @@ class LogRule:
             versions[stream] = max(found, versions[stream])
 
     def _revision(self, event: StoredEvent, fact: Fact | UnknownFact | None) -> Iterator[Finding]:
-        """Demand that an element's revision never falls."""
+        """Check that an element's revision never falls."""
         revisions, stream = self.learnt.revisions, event.stream
         if not isinstance(fact, ElementFact) or not 0 < stream < len(revisions):
             return
@@ -199,7 +199,7 @@ class LogRule:
 
 
 def kept_revision(revision: int) -> int:
-    """Return an element's revision as the audit remembers it, in four bytes: nothing changes four billion times."""
+    """Return an element's revision as the audit keeps it: in four bytes, as nothing changes four billion times."""
     return min(revision, _MOST_REVISION)
 
 

@@ -107,7 +107,7 @@ class TreeAudit:
             self._suspects.append(row.last)
 
     def _clear(self, position: int) -> Iterator[Finding]:
-        """Accept the tree up to here, so the suspects, whose frontiers did not match it, are wrong themselves."""
+        """Accept the tree up to here. So the suspects, whose frontiers did not match it, are wrong themselves."""
         for suspect in self._suspects:
             yield Finding(kind="commit_mismatch", detail="the commit's frontier is not the tree's", position=suspect)
         self._suspects.clear()

@@ -33,7 +33,7 @@ class SqlBlobs:
         """Keep an opaque snapshot of `kind` at `position`, unless something was erased after `as_of`.
 
         Each chunk has its own transaction, so that a large snapshot does not block writers. The row that makes the
-        snapshot complete is written last. Nothing waits for the disk, because a power cut may take a snapshot.
+        snapshot complete is written last. Nothing waits for the disk, because a power cut may lose a snapshot.
         """
         self.drop_snapshots(kind, position=position)
         count = 0
@@ -83,7 +83,7 @@ class SqlBlobs:
                 connection.execute(insert(t.checkpoint).values(id=last + 1, size=size, digest=digest, note=note))
 
     def checkpoint_faults(self) -> Iterator[str]:
-        """Yield which rows are not numbered from 1 without a gap, or have another digest than their note's."""
+        """Yield which rows break the numbering from 1 without gaps, or have a digest that is not their note's."""
         c, due = t.checkpoint.c, 1
         wanted = select(c.id, c.digest, c.note).order_by(c.id).limit(PAGE)
         after = -_END

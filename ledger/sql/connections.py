@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """Gives short reads and write transactions on one database."""
+    """Provides short reads and write transactions on one database."""
 
     def __init__(self, place: Place, *, read_only: bool) -> None:
         """Prepare the engines. Nothing is connected yet."""
@@ -51,7 +51,7 @@ class Connections:
             self.writers.dispose()
 
     def let_go(self) -> bool:
-        """Close the reading connections, which reopen when needed. False if the writing one is open."""
+        """Close the reading connections, which reopen when needed. Return False if the writing one is open."""
         if self._writer is not None:
             return False
         self.readers.dispose()
@@ -91,7 +91,7 @@ class Connections:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        """Give a connection for one statement, whose answer counts only if the block ends well."""
+        """Yield a connection for one statement, whose answer counts only if the block succeeds."""
         with (
             translated(self.readers.dialect),
             self.readers.connect() as connection,
@@ -129,7 +129,7 @@ class Connections:
 
     @contextmanager
     def head_locked(self, *, fleeting: bool = False) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
-        """Begin a write transaction that excludes all others. Also give the columns of `LOCK_HEAD`."""
+        """Begin a write transaction that excludes all others. Also yield the columns of `LOCK_HEAD`."""
         with self.transaction(fleeting=fleeting) as connection:
             cursor = connection.connection.cursor()
             try:
@@ -152,7 +152,7 @@ class Connections:
         try:
             yield
         except BaseException:
-            # This connection may be unusable. The next one gets all its settings again.
+            # This connection might be unusable. The next one gets all its settings again.
             self._drop_writer()
             raise
         driver.execute("PRAGMA synchronous = EXTRA")
@@ -166,7 +166,7 @@ class Connections:
         trusted, and starts an empty log.
 
         Raises:
-            LedgerUnavailableError: while the log cannot be folded. It can also be the driver's own error.
+            LedgerUnavailableError: while the log cannot be folded. The driver's own error can also be raised.
         """
         connection = self.writers.connect()
         if self._has_hole:
@@ -180,7 +180,7 @@ class Connections:
         return connection
 
     def fold_log(self) -> bool:
-        """Move SQLite's log into the database and empty it; False while another connection reads it."""
+        """Move SQLite's log into the database and empty it. Return False while another connection reads it."""
         connection = self.writers.connect()
         try:
             self._fold_log(connection.connection.driver_connection)
@@ -206,7 +206,7 @@ class Connections:
             ) from error
 
     def _living_writer(self) -> Connection | None:
-        """Return the writing connection, None if there is none or a server ended it while it was idle."""
+        """Return the writing connection, or None if there is none or a server ended it while it was idle."""
         writer = self._writer
         if writer is None or self.kind == "sqlite":
             return writer

@@ -28,17 +28,17 @@ BUSY_SECONDS = 30
 
 WRITER_KIB = 16 << 10
 READER_KIB = 8 << 10
-"""KiB of the file that an SQLite connection caches: the pages that a batch changes, inner index pages.
+"""How many KiB of the file an SQLite connection caches: the pages that a batch changes, and inner index pages.
 
 Index leaves are read in random order. A cache for all of them would grow with the ledger, and the system has one.
 """
 
 PAGE_BYTES = 4096
 WAL_PAGES = 16 << 10
-"""How long SQLite's write-ahead log grows before its pages move into the file: 64 MiB.
+"""How large SQLite's write-ahead log grows before its pages move into the file: 64 MiB.
 
-Keys and hashes come in random order, so a batch changes one page for almost each of them. In a longer log, more changes
-of a page are moved together.
+Keys and hashes come in random order, so a batch changes one page for almost each of them. A longer log moves more
+changes of a page together.
 """
 
 _DRIVERS = {
@@ -50,7 +50,7 @@ _DRIVERS = {
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """A database by its URL. `path` is the absolute file on SQLite, else None. Its text never shows the password."""
+    """A database and its URL. `path` is the absolute file on SQLite, else None. Its text never shows the password."""
 
     url: URL
     path: Path | None
@@ -105,7 +105,7 @@ def parse_place(url: str) -> Place:
 
 
 def server_place(place: Place) -> Place:
-    """Return the place without its database, if the server answers questions without one (not PostgreSQL)."""
+    """Return the place without its database, if the server answers queries without one (not PostgreSQL)."""
     return place if place.kind == "postgresql" else Place(url=place.url.set(database=""), path=None)
 
 
@@ -124,7 +124,7 @@ def reader_engine(place: Place) -> Engine:
 
 
 def roll_back_what_a_crash_left(path: Path) -> None:
-    """Let SQLite undo a transaction that a killed process or a power cut left in the journal beside the file.
+    """Let SQLite undo a transaction that a killed process or a power cut left in the journal next to the file.
 
     A ledger uses a write-ahead log, which readers recover by themselves. But the creation of a ledger begins with a
     rollback journal, and a read-only connection refuses a file with one. SQLite ignores the journal while another
@@ -150,7 +150,7 @@ def sync(path: Path) -> None:
 def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:
     """Return the INSERT that replaces a row with the same key. It adds to the columns named in `add` instead."""
     kind = engine.dialect.name
-    # Each dialect takes long to import, and a process needs only its own.
+    # Each dialect takes a long time to import, and a process needs only its own.
     dialect: Any = import_module(f"sqlalchemy.dialects.{'mysql' if kind == 'mariadb' else kind}")
     keys = [column.name for column in table.primary_key]
     rest = [column.name for column in table.columns if column.name not in keys]
@@ -216,7 +216,7 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
             connection.execute("PRAGMA recursive_triggers = ON")
-            # SQLite can undo one statement alone. What it needs for that stays in memory: a file costs 3 us an event.
+            # SQLite can undo a single statement. Keep the data for that in memory, because a file costs 3 us per event.
             connection.execute("PRAGMA temp_store = MEMORY")
         else:
             # SQLite before 3.51.3 can lose pages when two connections checkpoint at once. So readers never checkpoint.

@@ -22,8 +22,8 @@ _SQLITE_READ_ONLY = re.compile("readonly|query_only", re.IGNORECASE)
 _POSTGRESQL_AWAY = ("08", "53", "57P", "40", "55P03", "25P03")
 _POSTGRESQL_READ_ONLY = ("25006", "42501")
 
-# A row changed, too many connections, shutdown, killed, lock wait timeout, deadlock; 2000 and up are the client's lost
-# connections.
+# A row changed, too many connections, shutdown, killed, lock wait timeout, deadlock; 2000 and up are lost connections,
+# as the client reports them.
 _MYSQL_AWAY = frozenset(
     {1020, 1040, 1053, 1077, 1078, 1079, 1080, 1129, 1152, 1158, 1159, 1160, 1161, 1205, 1213, 1927, 4031}
 )

@@ -1,8 +1,8 @@
-"""The triggers of the newest schema: what the database refuses to anyone who did not drop them first.
+"""The triggers of the newest schema: what the database refuses to anyone who has not dropped them first.
 
 An event can only be appended after the last one. Only an erasure can change it, if a later PayloadErased announces it.
-Nothing can remove it. The same holds for streams, batches and checkpoints. A batch ends at an event that exists, and
-the head stands where a batch ends: docs/decisions/0008-guards-of-the-ledger.md. On SQLite, REPLACE removes rows without
+Nothing can remove it. The same applies to streams, batches and checkpoints. A batch ends at an event that exists, and
+the head is where a batch ends (docs/decisions/0008-guards-of-the-ledger.md). On SQLite, REPLACE removes rows without
 running the DELETE triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
 """
 
@@ -105,7 +105,7 @@ SQLITE = (
 
 
 def _postgresql_function(name: str, body: str, declare: str = "") -> str:
-    """Return a trigger's function. `@` is the ledger's schema: no session's search path decides what it reads."""
+    """Return a trigger's function. `@` is the ledger's schema, so no session's search path decides what it reads."""
     return f"""
     CREATE OR REPLACE FUNCTION @.{name}() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
     {declare}
@@ -133,7 +133,7 @@ def _postgresql_row(name: str, operation: str, table: str, body: str, declare: s
 
 
 def _postgresql_numbered(table: str, number: str, sentence: str) -> tuple[str, ...]:
-    """Rows are numbered without a gap. Checked once a statement: a batch of a thousand events pays for one look."""
+    """Return a trigger against gaps in the rows' numbers. It runs once per statement: 1,000 events cost one look."""
     return (
         _postgresql_function(
             f"{table}_insert",
@@ -190,7 +190,7 @@ POSTGRESQL = (
         """,
     ),
     *_postgresql_refusal("stream", "a stream is never removed", "DELETE"),
-    # A session with an old snapshot sees neither the newest batches nor their events, so it ends no batch at these.
+    # A session with an old snapshot sees neither the newest batches nor their events, so it cannot end a batch there.
     *_postgresql_row(
         "batch_insert",
         "INSERT",
@@ -244,7 +244,7 @@ def _mysql_refusal(table: str, operation: str, sentence: str) -> str:
     )
 
 
-# In a trigger, current_user() is who made it, and user() is who runs the statement, from which host.
+# In a trigger, current_user() is who created it, and user() is who runs the statement, and from which host.
 _MYSQL_OWNER = "substring_index(user(), '@', 1) = substring_index(current_user(), '@', 1)"
 
 MYSQL = (
@@ -342,7 +342,7 @@ _NAMES = ("insert", "update", "delete", "refuse", "tied")
 
 
 def renew(connection: Connection) -> None:
-    """Put the triggers of the newest schema in the place of those that an older one has, if there are any."""
+    """Replace the triggers of an older schema, if there are any, with those of the newest one."""
     for statement in (*_removals(connection), *_GUARDS[connection.dialect.name]):
         connection.exec_driver_sql(statement.replace("@.", _schema(connection)))
 

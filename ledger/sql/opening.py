@@ -63,7 +63,7 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> Sq
         ForeignDatabaseError: if the database holds another program's tables. Nothing was written.
         NewerLedgerError: if a newer version of this program made the ledger.
         LedgerUnavailableError: if the database cannot be reached.
-        LedgerError: if the URL names no database, its driver is not installed, the schema is old, or the tables are of
+        LedgerError: if the URL names no database, its driver is not installed, the schema is old, or the tables use
             an engine without transactions.
     """
     place = parse_place(url)
@@ -107,13 +107,13 @@ def schema_of(place: Place) -> str | None:
 def migrate(place: Place, *, demand_guards: bool = False) -> bool:
     """Create the newest schema, or upgrade the database to it. Several processes can safely do this at once.
 
-    Returns whether the triggers are there. A MySQL or MariaDB with a binary log may refuse them to this user. Then a
-    new ledger has none, unless `demand_guards`. They are made as soon as this is called with the right to make them.
+    Returns whether the triggers exist. A MySQL or MariaDB server with a binary log can refuse them to this user. Then a
+    new ledger has none, unless `demand_guards`. They are created as soon as this is called with the right to do so.
 
     Raises:
         ForeignDatabaseError: if the database holds another program's tables. Nothing was written.
         NewerLedgerError: if this version does not know the revision.
-        LedgerError: if the server refuses the triggers that are demanded. Nothing stays.
+        LedgerError: if the server refuses the triggers that are demanded. Nothing is left behind.
     """
     # Check read-only first: a writing connection changes the journal mode, even of another program's file.
     schema_of(place)
@@ -123,7 +123,7 @@ def migrate(place: Place, *, demand_guards: bool = False) -> bool:
     engine = writer_engine(place)
     try:
         with translated(engine.dialect), _alone(engine) as connection:
-            revision = _revision(connection, place)  # another process may have been faster
+            revision = _revision(connection, place)  # another process might have been faster
             if revision is None:
                 _sweep(connection, place)
                 is_guarded = _make(connection, demand_guards=demand_guards)
@@ -262,7 +262,7 @@ def _sweep(connection: Connection, place: Place) -> None:
 
 
 def _make(connection: Connection, *, demand_guards: bool) -> bool:
-    """Create the newest schema in an empty database. Returns whether it has its triggers.
+    """Create the newest schema in an empty database. Return whether it has its triggers.
 
     A test compares it with the schema of upgraded old ledgers. The version is written last. Without it there is no
     ledger yet, and the next creation removes the rest.
@@ -278,7 +278,7 @@ def _make(connection: Connection, *, demand_guards: bool) -> bool:
         connection.execute(version.insert().values(version_num=REVISION, program=program()))
     except DBAPIError as error:
         if connection.dialect.name in {"mysql", "mariadb"} and not error.connection_invalidated:
-            # There, nothing undoes CREATE TABLE.
+            # These servers do not undo CREATE TABLE.
             version.drop(connection, checkfirst=True)
             metadata.drop_all(connection)
         raise
@@ -286,7 +286,7 @@ def _make(connection: Connection, *, demand_guards: bool) -> bool:
 
 
 def _guard(connection: Connection, *, demand_guards: bool) -> bool:
-    """Make the triggers. Returns False if the server refuses them and they are not demanded."""
+    """Create the triggers. Return False if the server refuses them and they are not demanded."""
     try:
         renew(connection)
     except DBAPIError as error:
@@ -305,7 +305,7 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     if connection.dialect.name == "sqlite":
-        # A new index is made by sorting a whole table, which may not fit into memory.
+        # SQLite creates an index by sorting a whole table, which might not fit into memory.
         connection.exec_driver_sql("PRAGMA temp_store = FILE")
     config.attributes["transactional_ddl"] = connection.dialect.name in {"sqlite", "postgresql"}
     command.upgrade(config, "head")

@@ -33,7 +33,7 @@ class SqlPlaces:
         self._statements = statements
 
     def find(self, sha256s: Collection[bytes], *, place: str = "") -> dict[bytes, list[Placement]]:
-        """Return the placements of these objects, by SHA-256; objects without one are left out."""
+        """Return the placements of these objects, by SHA-256. Objects without one are left out."""
         found: dict[bytes, list[Placement]] = {}
         for sha256, name, start, length in self._rows_of(sha256s, place):
             if start >= 0:
@@ -42,7 +42,7 @@ class SqlPlaces:
         return found
 
     def dropped(self, sha256s: Collection[bytes], *, place: str = "") -> set[tuple[bytes, bytes]]:
-        """Return the (SHA-256, pack) among these objects that were dropped since the pack was added."""
+        """Return, as (SHA-256, pack), these objects' placements that were dropped since the pack was added."""
         return {(bytes(sha256), bytes(name)) for sha256, name, start, _ in self._rows_of(sha256s, place) if start < 0}
 
     def walk(self, *, start: bytes = b"", end: bytes | None = None, place: str = "") -> Iterator[Placement]:
@@ -54,7 +54,7 @@ class SqlPlaces:
                     yield Placement(sha256=bytes(sha256), pack=name, offset=begin, length=length)
 
     def ranges(self, start: bytes, end: bytes | None, *, place: str = "") -> list[tuple[bytes, bytes, int, int]]:
-        """Return what `walk` yields as tuples."""
+        """Return what `walk` yields, as tuples."""
         found: list[tuple[bytes, bytes, int, int]] = []
         for page, names in self._pages(start, end, place):
             found += [
@@ -89,7 +89,7 @@ class SqlPlaces:
             after = bytes(page[-1][0])
 
     def totals(self, *, place: str = "") -> PackTotals:
-        """Return the sums over all packs. This reads a row a pack."""
+        """Return the sums over all packs. This reads one row per pack."""
         c = t.pack.c
         sums = select(func.count(), func.coalesce(func.sum(c.objects), 0), func.coalesce(func.sum(c.bytes), 0)).where(
             c.place == place, c.name.is_not(None)
@@ -98,7 +98,7 @@ class SqlPlaces:
         return PackTotals(int(packs), int(objects), int(size))
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; one that was dropped counts again, because its pack was written anew."""
+        """Add placements. A dropped one counts again, because its pack was written again."""
         with self._changing() as (_, writing):
             writing.place(places, place=place)
 
@@ -109,7 +109,7 @@ class SqlPlaces:
             writing.place(places, place=place)
 
     def drop(self, sha256: bytes, pack: bytes, *, place: str = "") -> None:
-        """Take an object's placement in a pack away, and remember that."""
+        """Remove an object's placement in a pack, and remember that."""
         c, its = t.placement.c, t.pack.c
         with self._changing() as (connection, _):
             number = connection.execute(select(its.number).where(its.place == place, its.name == pack)).scalar()
@@ -118,12 +118,12 @@ class SqlPlaces:
                 connection.execute(mine.values(start=-1 - c.start))
 
     def forget(self, pack: bytes, *, place: str = "") -> None:
-        """Take the pack's name away, so that no read finds its placements; `sweep` removes them."""
+        """Remove the pack's name, so that no read finds its placements. `sweep` removes them later."""
         with self._changing() as (connection, _):
             _forget(connection, pack, place)
 
     def sweep(self) -> int:
-        """Remove the rows of forgotten packs, a 256th of the placements in a transaction."""
+        """Remove the rows of forgotten packs, going through a 256th of the placements per transaction."""
         c = t.pack.c
         gone = [row[0] for row in self._connections.rows(select(c.number).where(c.name.is_(None)))]
         if not gone:
@@ -133,7 +133,7 @@ class SqlPlaces:
             for part in slices(gone):
                 its = t.placement.c
                 rows = t.placement.delete().where(its.sha256 >= bytes([first]), its.pack.in_(part))
-                if first < 255:  # noqa: PLR2004  # the last folder of them
+                if first < 255:  # noqa: PLR2004  # the last part has no upper end
                     rows = rows.where(its.sha256 < bytes([first + 1]))
                 with self._connections.transaction(fleeting=True) as connection:
                     removed += connection.execute(rows).rowcount
@@ -161,7 +161,7 @@ class SqlPlaces:
             yield connection, SqlWriting(connection, self._statements, locked)
 
     def _learn(self, names: dict[int, bytes | None], numbers: set[int], place: str) -> None:
-        """Read the names of packs by their numbers; None for those of another storage and those that are forgotten."""
+        """Read the names of packs by their numbers. Forgotten packs and those of another storage get None."""
         fresh = numbers - names.keys()
         names |= dict.fromkeys(fresh)
         c = t.pack.c

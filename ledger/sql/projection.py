@@ -97,7 +97,7 @@ class SqlProjection:
             while page:
                 yield from self._images([stream for _, stream in page])
                 us, stream = page[-1]
-                # The first condition is implied by the second, and all databases find it in the index.
+                # The second condition implies the first, but all databases can look up the first in the index.
                 if last_first:
                     beyond = (c.due_us <= us, or_(c.due_us < us, c.stream < stream))
                 else:
@@ -112,7 +112,7 @@ class SqlProjection:
         return sum(self._connections.rows(counted.where(c.source == no))[0][0] for no in numbers)
 
     def _images(self, streams: Sequence[int]) -> Iterator[Image]:
-        """Yield the entries of these streams, in this order. An entry that is gone meanwhile is left out."""
+        """Yield the entries of these streams, in this order. An entry that was removed meanwhile is left out."""
         found: dict[int, Image] = {}
         for part in slices(streams):
             rows = self._connections.raw_rows(self._statements.select_images(len(part)), part)
@@ -137,7 +137,7 @@ class SqlProjection:
             yield from map(CopyState._make, page)
             if len(page) < count:
                 return
-            # Who wants only a few looks at the first page alone.
+            # A caller that wants only a few reads only the first page.
             (last, stream), count = page[-1][:2], LARGE_PAGE
 
     def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
@@ -162,7 +162,7 @@ class SqlProjection:
         sources = self.sources()
         sums = (func.count(), func.sum(copy.size))
         if len(sources) == 1:
-            # One source needs no look at the entry of each copy, which takes most of the time.
+            # With one source, there is no need to look up each copy's entry, which takes most of the time.
             erased = select(t.stream.c.id).where(t.stream.c.key.is_(None))
             wanted = select(literal_column(str(sources[0].no)), first, *sums).where(copy.stream.not_in(erased))
             wanted = wanted.group_by(first).order_by(first)

@@ -1,6 +1,6 @@
-"""What keeps the user of a URL from rewriting history: missing rights, or only the triggers, or nobody can tell.
+"""What keeps the user of a URL from rewriting history: missing rights, only the triggers, nothing, or unknown.
 
-Only what the database shows is known: not who has the owner's password, or can write the server's files.
+This knows only what the database shows, not who has the owner's password or can write to the server's files.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Protection(Struct, frozen=True, kw_only=True):
     """What keeps a user from rewriting history.
 
-    "rights": the user has none for it. "triggers": the user can get round them, in these `ways`. "none": there are not
-    even triggers, because the server refused them. "unknown": there is no certain way, but the `ways` say what could be
-    one and cannot be looked into.
+    "rights": the user has no rights for it. "triggers": the user can get around them in these `ways`. "none": there are
+    not even triggers, because the server refused them. "unknown": there is no certain way, but `ways` lists possible
+    ones that cannot be examined.
     """
 
     kind: Literal["rights", "triggers", "none", "unknown"]
@@ -51,7 +51,7 @@ def protection(place: Place) -> Protection:
     ways = tuple(way for is_certain, way in found if is_certain)
     doubts = tuple(way for is_certain, way in found if not is_certain)
     if ways:
-        # A server shows triggers only to a user with the right to make some.
+        # A server shows triggers only to a user with the right to create some.
         is_bare = not has_triggers and any("TRIGGER" in way or "ALL PRIVILEGES" in way for way in ways)
         return Protection(kind="none" if is_bare else "triggers", ways=ways)
     return Protection(kind="unknown", ways=doubts) if doubts else Protection(kind="rights")
@@ -63,7 +63,7 @@ Way = tuple[bool, str]
 """Whether this certainly gets around the triggers, and a sentence whose subject is "this user"."""
 
 _POWERFUL = ("pg_execute_server_program", "pg_write_server_files", "pg_create_subscription")
-"""Roles of every server that can become a superuser, or write rows without the triggers."""
+"""Built-in roles that can become a superuser, or write rows without the triggers."""
 
 _CREATEROLE_NEEDS_ADMIN = 160_000
 """From this version on, CREATEROLE grants only roles held with ADMIN OPTION, which membership shows."""
@@ -71,7 +71,7 @@ _CREATEROLE_NEEDS_ADMIN = 160_000
 _PARAMETER_RIGHTS = 150_000
 """From this version on, a right can let users other than superusers switch off triggers in their session."""
 
-# MEMBER also covers those who must say SET ROLE first. The session's user is there too: RESET ROLE goes back to it.
+# MEMBER also covers roles that need SET ROLE first. The session's user is included: RESET ROLE goes back to it.
 _MINE = """
     WITH mine AS (
         SELECT oid, rolname, rolsuper, rolcreaterole, rolname NOT IN (session_user, current_user) AS is_other
@@ -135,7 +135,7 @@ def _postgresql(connection: Connection) -> Iterator[Way]:
     for role, is_super, makes_roles, is_other in rows(_ROLES):
         as_other = f"can become the role {role}, which " if is_other else ""
         if is_super:
-            # Nothing is closed to a superuser: the other questions would only be answered with everything.
+            # A superuser can do everything, so the other queries would just return everything.
             yield True, f"{as_other}is a superuser"
             return
         if makes_roles and version < _CREATEROLE_NEEDS_ADMIN:
@@ -169,7 +169,7 @@ _HARMLESS = frozenset(
     {"USAGE", "SELECT", "SHOW VIEW", "SHOW DATABASES", "PROCESS", "REFERENCES", "LOCK TABLES"}
     | {"REPLICATION CLIENT", "BINLOG MONITOR"}
 )
-"""Rights that change nothing, wherever they apply. Every other one beyond `RIGHTS` counts as a way around."""
+"""Rights that change nothing, wherever they apply. All others beyond `RIGHTS` count as a way around the triggers."""
 
 
 def _mysql(connection: Connection) -> Iterator[Way]:
@@ -179,7 +179,7 @@ def _mysql(connection: Connection) -> Iterator[Way]:
         yield False, "cannot see its own rights"
     roles = dict.fromkeys(found["role"] for line in lines if (found := _ROLE.fullmatch(line)))
     for role in roles:
-        # With the role active, its rights are told, and those of the roles that it has.
+        # While the role is active, SHOW GRANTS lists its rights, and those of the roles that it has.
         try:
             connection.exec_driver_sql(f"SET ROLE {role}".replace("%", "%%"))
         except DBAPIError:
@@ -230,7 +230,7 @@ def _ways_by(grant: re.Match[str], database: str) -> Iterator[Way]:
 
 
 def _covers(pattern: str, database: str) -> bool:
-    """Whether a database in a grant is this one; `_` and `%` in it stand for others, unless a backslash is before."""
+    """Whether a grant's database pattern matches this one. `_` and `%` are wildcards unless after a backslash."""
     if pattern == "*":
         return True
     parts = re.split(r"(\\.|[%_])", pattern[1:-1].replace("``", "`"))

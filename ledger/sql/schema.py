@@ -32,19 +32,19 @@ REVISION = "0004"
 """The newest migration."""
 
 VERSION_TABLE = "ledger_version"
-"""The table of the schema's revision. It is not Alembic's default, which another program's migrations may use."""
+"""The table of the schema's revision. It is not Alembic's default, which another program's migrations might use."""
 
 metadata = MetaData()
 
 
 class _LongBlob(LargeBinary):
-    """LONGBLOB of MySQL. Its own class is in SQLAlchemy's dialect, which takes long to import and is seldom needed."""
+    """MySQL's LONGBLOB. SQLAlchemy's class for it is in a dialect that is slow to import and seldom needed."""
 
     __visit_name__ = "LONGBLOB"
 
 
 class _LongText(Text):
-    """LONGTEXT of MySQL, likewise."""
+    """MySQL's LONGTEXT, for the same reason."""
 
     __visit_name__ = "LONGTEXT"
 
@@ -160,7 +160,7 @@ entry_due = Index(
 
 @listens_for(metadata, "before_create")
 def _spare(_target: MetaData, connection: Connection, **_rest: object) -> None:
-    """Say the same to PostgreSQL, when it is needed: naming its option above would import its dialect."""
+    """Set the same option for PostgreSQL, only when needed, because naming it above would import the dialect."""
     if connection.dialect.name == "postgresql":
         entry_due.dialect_options["postgresql"]["where"] = entry.c.due_us.is_not(None)
 
@@ -245,7 +245,7 @@ claim = Table(
     Column("expires_us", number(), nullable=False),
 )
 
-# A pack without a name is forgotten: its placements count no more. Its number is free again once they are removed.
+# A pack without a name is forgotten: its placements no longer count. Its number is free again once they are removed.
 pack = Table(
     "pack",
     metadata,
@@ -257,7 +257,7 @@ pack = Table(
     UniqueConstraint("place", "name", name="pack_place_name"),
 )
 
-# A dropped placement of an object at `start` stays, with -1 - `start`: the pack's index still has the object.
+# A dropped placement of an object at `start` stays, as -1 - `start`, because the pack's index still has the object.
 placement = Table(
     "placement",
     metadata,
@@ -268,7 +268,7 @@ placement = Table(
     sqlite_with_rowid=False,
 )
 
-# `id` is what the storage says of itself. It has what events up to `position` name, and freed releases up to `freed`.
+# `id` is what the storage calls itself. It has what events up to `position` name, and freed releases up to `freed`.
 further_storage = Table(
     "further_storage",
     metadata,

@@ -1,4 +1,4 @@
-"""What each session at a database server is told first, so that no setting of the server changes what it does.
+"""The settings that each session at a database server begins with, so that no server setting changes what it does.
 
 The gateway's database uses the same `driver_arguments`, `let_locks_wait` and `tables_without_transactions`.
 """
@@ -23,7 +23,7 @@ _POSTGRESQL: Final = {
     "connect_timeout": CONNECT_S,
     # In a database of the encoding SQL_ASCII, text would arrive as bytes.
     "client_encoding": "utf8",
-    # A firewall that forgets idle connections without a word is kept awake, or is noticed after a minute.
+    # Keep a firewall from silently forgetting idle connections, or notice after a minute that it did.
     "keepalives_idle": 60,
     "keepalives_interval": 10,
     "keepalives_count": 3,
@@ -34,14 +34,14 @@ _MYSQL_SESSION: Final = (
     "sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
     # After a crash, tables of an engine without transactions contradict each other.
     "default_storage_engine = 'InnoDB'",
-    # A server, or its `init_connect`, can refuse statements, or cut their answers short without a word.
+    # A server, or its `init_connect`, can refuse statements, or silently cut their answers short.
     "sql_safe_updates = 0",
     "sql_select_limit = 18446744073709551615",
     "sql_big_selects = 1",
     "unique_checks = 1",
 )
 _NO_SUCH_VARIABLE: Final = 1193
-"""MySQL, and MariaDB before 10.6.18."""
+"""The error of MySQL, and of MariaDB before 10.6.18."""
 
 # Every statement of the ledger reads a page or a few rows along an index. The planner has no statistics for a growing
 # ledger. Without these settings it would sort or hash whole tables for one page.
@@ -70,7 +70,7 @@ def driver_arguments(url: URL) -> dict[str, Any]:
 
 
 def prepare_sessions(engine: Engine, *, reads_only: bool) -> None:
-    """Have each connection of a server's engine prepared before its first use, and tried after it was idle."""
+    """Prepare each connection of a server's engine before its first use, and test it after it was idle."""
 
     @event.listens_for(engine, "checkin")
     def rest(_connection: Any, record: Any) -> None:
@@ -88,10 +88,10 @@ def prepare_sessions(engine: Engine, *, reads_only: bool) -> None:
 
 
 def let_locks_wait(engine: Engine) -> None:
-    """Have a statement that waited for a locked row go on with the row as it is then. MySQL and MariaDB.
+    """Let a statement that waited for a locked row continue with the row as it is then, on MySQL and MariaDB.
 
-    MariaDB from 11.6 on fails it instead (error 1020), even with READ COMMITTED, if the statement also reads rows
-    without a lock. Older ones do so if they are told to.
+    MariaDB from 11.6 on fails the statement instead (error 1020), even with READ COMMITTED, if it also reads rows
+    without a lock. Older versions do so if they are configured to.
     """
 
     @event.listens_for(engine, "connect")
@@ -105,7 +105,7 @@ def let_locks_wait(engine: Engine) -> None:
 
 
 def is_alive(engine: Engine, connection: Any, idle_since: float | None) -> bool:
-    """Return whether the driver's `connection` still answers. One that was used a moment ago is not asked.
+    """Return whether the driver's `connection` still answers. One that was used a moment ago is not tested.
 
     `idle_since` is in seconds of the monotonic clock, or None if it was never used.
     """
@@ -119,16 +119,16 @@ def is_alive(engine: Engine, connection: Any, idle_since: float | None) -> bool:
 
 
 def is_pooled(connection: Any) -> bool:
-    """Return whether a pooler, such as pgbouncer, stands before the server: it answers with a process of its own.
+    """Return whether a pooler, such as pgbouncer, is in front of the server: it reports its own process id.
 
-    In its transaction mode, each transaction can meet another session of the server.
+    In its transaction mode, each transaction can use another session of the server.
     """
     (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
     return bool(pid != connection.info.backend_pid)
 
 
 def tables_without_transactions(connection: Connection) -> dict[str, str]:
-    """Return the tables in this database whose engine has no transactions, and these engines. MySQL and MariaDB."""
+    """Return the tables in this database whose engine has no transactions, and these engines, on MySQL and MariaDB."""
     if connection.dialect.name not in {"mysql", "mariadb"}:
         return {}
     found = connection.execute(
@@ -146,13 +146,13 @@ def tables_without_transactions(connection: Connection) -> dict[str, str]:
 
 
 def _guide_planner(engine: Engine, *, reads_only: bool) -> None:
-    """Set the planner, for a session, or for each transaction where a pooler gives them to different sessions."""
+    """Set the planner's options per session, or per transaction if a pooler spreads them over different sessions."""
 
     @event.listens_for(engine, "connect")
     def look(connection: Any, record: Any) -> None:
         record.info[_POOLED] = is_pooled(connection)
         if record.info[_POOLED]:
-            # It may meet prepared statements of others, and miss its own.
+            # It might meet prepared statements of others, and miss its own.
             connection.prepare_threshold = None
         else:
             connection.execute(_SESSION)
@@ -168,7 +168,7 @@ def _guide_planner(engine: Engine, *, reads_only: bool) -> None:
 
         return
 
-    # A reading connection commits each statement by itself. Behind a pooler, it is one transaction until it is back.
+    # A reading connection commits each statement by itself. Behind a pooler, it is one transaction until returned.
     @event.listens_for(engine, "checkout")
     def open_(connection: Any, record: Any, _proxy: Any) -> None:
         if record.info.get(_POOLED):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
 FEW = 32
-"""How many rows to read first where a caller often needs no more."""
+"""How many rows to read first if a caller often needs no more."""
 
 PAGE = 1000
 """How many rows are read at a time."""
@@ -118,7 +118,7 @@ class Statements:
     @lru_cache(maxsize=4096)  # noqa: B019  # as below
     def select_placements(self, count: int) -> str:
         """Values: `count` SHA-256s; rows: sha256, the pack's number, start (negative: dropped), length."""
-        # Not joined with `pack`: a planner could begin there, and look for each object in every pack.
+        # Do not join with `pack`: a planner could begin there, and look for each object in every pack.
         return self.marked(f"SELECT sha256, pack, start, length FROM placement WHERE sha256 IN ({self._marks(count)})")
 
     @cached_property
@@ -208,7 +208,7 @@ class Statements:
 
     @cached_property
     def page_revisited(self) -> str:
-        """Values: after, until, the number of events of an element as it was first, limit; rows: stream, source."""
+        """Values: after, until, an element's most events without an older version, limit; rows: stream, source."""
         return self.marked(
             "SELECT stream, source FROM entry WHERE stream > ? AND stream <= ? AND (version > ? OR state = 'vanished')"
             " ORDER BY stream LIMIT ?"

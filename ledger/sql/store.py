@@ -33,7 +33,7 @@ class SqlStore:
     def __init__(self, place: Place, *, read_only: bool = False, is_guarded: bool = True) -> None:
         """Use a database that `open_store` has checked. Nothing is connected yet.
 
-        `is_guarded` is False if the ledger was made just now, and the server refused its triggers.
+        `is_guarded` is False if the ledger was just created and the server refused its triggers.
         """
         self.place = place
         self.is_guarded = is_guarded
@@ -69,18 +69,18 @@ class SqlStore:
                     yield " ".join(str(found).split())
 
     def fold_log(self) -> bool:
-        """Move SQLite's log into its file and empty it. A server's log is its owner's."""
+        """Move SQLite's log into its file and empty it. A server's log is left to its owner."""
         return self._connections.kind != "sqlite" or self._connections.fold_log()
 
     def free_bytes(self) -> int | None:
-        """Return the room on the file system of SQLite's file; None for a server, which does not say."""
+        """Return the free space on the file system of SQLite's file, or None for a server, which does not say."""
         try:
             return None if self.place.path is None else shutil.disk_usage(self.place.path).free
         except OSError:
             return None
 
     def free_files(self) -> int | None:
-        """Return the free inodes on the file system of SQLite's file, None if it has no fixed number; as above."""
+        """Return the free inodes where SQLite's file is, or None for a server or if there is no fixed number."""
         try:
             room = None if self.place.path is None else os.statvfs(self.place.path)
         except OSError:

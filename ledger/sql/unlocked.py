@@ -1,8 +1,8 @@
 """Reads an SQLite file for a user who cannot make the files that SQLite's locks need, and notices every writer.
 
-Such a user may read the ledger and not write its folder: monitoring, a read-only mount. While a writer is at work, its
-files are there, and SQLite reads with its locks. While none is, SQLite can only read a file that it takes for
-immutable, and a writer may come at any time. So each reading compares what the file looked like before and after, and
+Such a user can read the ledger but not write to its folder, as in monitoring or on a read-only mount. While a writer is
+at work, its files exist, and SQLite reads with its locks. Otherwise SQLite can read the file only by treating it as
+immutable, and a writer might come at any time. So each read compares what the file looked like before and after, and
 its answer counts only if nobody wrote.
 """
 
@@ -35,23 +35,23 @@ class Unlocked:
     """A file as it was when it was opened without locks."""
 
     def __init__(self, path: Path) -> None:
-        """Look at the file. MUST come before it is opened."""
+        """Look at the file. This MUST be done before it is opened."""
         self._path = path
         self._look = _look_at(path)
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether a writer is at work, or was at work since: what was read meanwhile may be of two moments."""
+        """Whether a writer is at work or has been since, so that what was read meanwhile can be of two moments."""
         return has_writer(self._path) or _look_at(self._path) != self._look
 
 
 def needs_no_locks(path: Path) -> bool:
-    """Whether SQLite has to do without locks: this user cannot make their files, and no writer has made them."""
+    """Whether SQLite must do without locks, because this user cannot create their files, and no writer has."""
     return not os.access(path.parent, os.W_OK) and not has_writer(path)
 
 
 def has_writer(path: Path) -> bool:
-    """Whether a writer's files are beside the database. They are there before it changes the file itself."""
+    """Whether a writer's files are next to the database. They exist before it changes the file itself."""
     return any(path.with_name(path.name + end).exists() for end in ("-wal", "-journal"))
 
 
@@ -68,7 +68,7 @@ def undisturbed(connection: Connection, engine: Engine) -> Iterator[None]:
     finally:
         if unlocked is not None and unlocked.is_disturbed:
             connection.invalidate()
-            engine.dispose()  # what the other connections keep in their caches is as old
+            engine.dispose()  # the other connections' caches are just as old
             raise LedgerUnavailableError("another process writes to the ledger, and this user cannot lock its files")
 
 

@@ -129,7 +129,7 @@ class SqlWorkQueue:
         return [FurtherRow(bytes(id_), *rest) for id_, *rest in self._connections.rows(select(t.further_storage))]
 
     def keep_further(self, row: FurtherRow) -> None:
-        """Know this further storage, in the place of what was known of it."""
+        """Record this further storage, and replace what was known about it."""
         with self._connections.head_locked() as (connection, _):
             connection.execute(delete(t.further_storage).where(t.further_storage.c.id == row.id))
             connection.execute(t.further_storage.insert().values(row._asdict()))
@@ -144,9 +144,9 @@ class SqlWorkQueue:
     def _free(self, connection: Connection, numbers: list[int], lease: LeaseRequest) -> list[tuple[int, int, int]]:
         """Return (due, stream, size) of entries that are due and not leased, and lock them against other collectors.
 
-        A statement sees the leases that existed when it began. While it ran, another collector may have written leases,
-        committed, and unlocked their entries. So this checks again after the entries are locked. On SQLite, nobody else
-        can write during this transaction.
+        A statement sees the leases that existed when it began. While it ran, another collector might have written
+        leases, committed, and unlocked their entries. So this checks again after the entries are locked. On SQLite,
+        nobody else can write during this transaction.
         """
         c = t.lease.c
         while True:

@@ -84,7 +84,7 @@ class SqlWriting:
             for key, stream, *columns in self._cursor.fetchall():
                 if columns[0] is None:
                     bare[stream] = key
-                    # Somebody may have inserted it without an event.
+                    # Somebody might have inserted it without an event.
                     found[key] = StreamRow(stream, 0, None)
                 else:
                     entry = EntryRow._make(columns)
@@ -108,7 +108,7 @@ class SqlWriting:
         return found
 
     def stored(self, copies: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
-        """Return which of these (SHA-256, stream) are copies that were stored once, whatever became of them."""
+        """Return which of these (SHA-256, stream) were ever stored as copies, whatever became of them."""
         probe = "SELECT 1 FROM copy WHERE sha256 = ? AND stream = ?"
         return {copy for copy in copies if self._rows(probe, *copy)}
 
@@ -131,7 +131,7 @@ class SqlWriting:
         self._cursor.execute(self._statements.move_head, batch.head)
 
     def place(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements in the same transaction; one that was dropped counts again."""
+        """Add placements in the same transaction. A dropped one counts again."""
         by_pack: dict[bytes, list[Placement]] = {name: [] for name in {one.pack for one in places}}
         for one in places:
             by_pack[one.pack].append(one)
@@ -150,7 +150,7 @@ class SqlWriting:
             packs.append((number, place, name, len(fresh), sum([one.length for one in fresh])))
             moved = [one for one in within if there.get(one.sha256, -1) != one.offset] if there else within
             rows += [(sha256, number, offset, length) for sha256, _, offset, length in moved]
-        # In the order of the table's key, so that neighbours come into one page.
+        # Sort by the table's key, so that neighbours go into one page.
         rows.sort()
         put_rows(self._cursor, self._statements.add_pack, packs)
         put_rows(self._cursor, self._statements.put_placement, rows)
@@ -188,7 +188,7 @@ class SqlWriting:
         return found
 
     def _starts(self, number: int, places: Sequence[Placement]) -> dict[bytes, int]:
-        """Return where the objects lie that are placed in a pack already."""
+        """Return the offsets of the objects that are already placed in a pack."""
         there: dict[bytes, int] = {}
         for part in slices(one.sha256 for one in places):
             self._cursor.execute(self._statements.select_placed(len(part)), [number, *part])
@@ -196,10 +196,10 @@ class SqlWriting:
         return there
 
     def _adopt(self, last: int) -> None:
-        """Move the head over the events up to `last`, which are behind it.
+        """Move the head past the events up to `last`, which come after it.
 
-        An append moves it with its events. But whoever has the collector's rights could insert events and leave the
-        head where it was, and nobody could append any more. The ledger goes on instead; `verify` judges the events.
+        An append moves it too. But anyone with the collector's rights could insert events and leave the head where it
+        was, and then nobody could append any more. So the ledger continues, and `verify` judges the events.
         """
         _, recorded_us, streams, stored = self.head
         frontier = Frontier.parse(self.head.position, stored)

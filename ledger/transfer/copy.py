@@ -1,4 +1,4 @@
-"""Copies a ledger to another database. Events are copied byte by byte; the projection is folded again and checked."""
+"""Copies a ledger to another database. Events are copied byte for byte. The projection is folded again and checked."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def copy_ledger(
 
 
 def copy_places(source: LedgerStore, target: LedgerStore) -> None:
-    """Copy where objects lie in packs, and which further storages there are: working state that is needed again."""
+    """Copy the first storage's placements and the list of further storages: working state that is still needed."""
     places = source.places.walk()
     while page := list(islice(places, PLACES)):
         target.places.add(page)

@@ -89,7 +89,7 @@ def _append(target: LedgerStore, page: list[KeyedEvent], erased: dict[bytes, int
         numbers = {key: row.stream for key, row in known.items()}
         streams, fresh, events, keys = head.streams, list[tuple[int, bytes | None]](), list[StoredEvent](), {}
         for event, key in page:
-            # An erased stream has no key. The digest in its headers still identifies it, until the subject begins anew.
+            # An erased stream has no key. The digest in its headers identifies it until the subject begins again.
             name = key if key is not None else decode_header(event.header).stream_digest
             among = numbers if key is not None else erased
             number = None if key is None and event.stream_version == 1 else among.get(name)

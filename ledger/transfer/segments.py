@@ -1,7 +1,7 @@
 """The bytes of segments: files that hold runs of events, so that a ledger can outlive its database (docs/format.md).
 
 Segment k (from 0) holds the events 65,536 k + 1 to 65,536 (k + 1). The newest segment is partial until it is full. The
-same events always give the same bytes.
+same events always result in the same bytes.
 """
 
 from __future__ import annotations
@@ -126,9 +126,9 @@ def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes |
 
 
 def whole_reach(file: BinaryIO) -> Reach:
-    """Return what `reach_of` returns, after all bytes were compared with the digest at their end.
+    """Return what `reach_of` returns, after comparing all bytes with the digest at their end.
 
-    Nobody but `read` checks the events. Raises: MalformedSegmentError.
+    Only `read` checks the events. Raises: MalformedSegmentError.
     """
     reach = reach_of(file)
     trailer, end = _trailer(file, file.seek(0, io.SEEK_END))

@@ -1,1 +1,1 @@
-"""What a collector decides: pure functions and state machines from what happened to what is to be done."""
+"""What a collector decides: pure functions and state machines that turn what happened into what to do."""

@@ -1,4 +1,4 @@
-"""The actions that a collector asks for. Whoever carries one out answers with an input (`inputs`).
+"""The actions that a collector asks for. The code that carries one out answers with an input (`inputs`).
 
 Each action names the inputs that can answer it.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BeginListing(Struct, frozen=True, kw_only=True):
-    """Become the one who lists this source, and read how it is: `ListingBegan` or `ListingBusy`."""
+    """Take the lease to list this source, and read the source: `ListingBegan` or `ListingBusy`."""
 
 
 class EndListing(Struct, frozen=True, kw_only=True):
@@ -41,7 +41,7 @@ class ListPage(Struct, frozen=True, kw_only=True):
 class LookUp(Struct, frozen=True, kw_only=True):
     """Read what the ledger knows of these entries: `LookedUp`.
 
-    It knows none of them if they `are_new`. Where that is wrong, recording them conflicts, and they are looked up.
+    If they `are_new`, it should know none of them. If that is wrong, recording them conflicts, and they are looked up.
     """
 
     entries: tuple[Listed, ...]
@@ -51,7 +51,7 @@ class LookUp(Struct, frozen=True, kw_only=True):
 class Prefetch(Struct, frozen=True, kw_only=True):
     """Fetch these entries' contents in bulk, and make them durable, before they are recorded: `Prefetched`.
 
-    `number` is the chunk's, which the answer has too.
+    `number` is the chunk's number; the answer names it too.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Prefetch(Struct, frozen=True, kw_only=True):
 
 
 class FlushPrefetched(Struct, frozen=True, kw_only=True):
-    """Make durable soon what was prefetched, since no further `Prefetch` is to come for now; nothing answers."""
+    """Make prefetched contents durable soon, because no further `Prefetch` comes for now; nothing answers."""
 
 
 class ReadSource(Struct, frozen=True, kw_only=True):
@@ -69,9 +69,9 @@ class ReadSource(Struct, frozen=True, kw_only=True):
 class RecordFacts(Struct, frozen=True, kw_only=True):
     """Append the facts in one transaction: `Recorded` or `Conflicted`.
 
-    With `drop` the facts about streams that have moved on are left out instead, and `Recorded` names them. Leases on
-    the elements of "copies" and "failures" are given back. `places` say where copies lie in packs; they are recorded
-    in the same transaction, also those of facts that are left out.
+    With `drop`, facts about streams that have moved on are left out instead, and `Recorded` names the streams. Leases
+    on the elements of "copies" and "failures" are given back. `places` say where copies are in packs. They are recorded
+    in the same transaction, even those of facts that are left out.
     """
 
     about: About
@@ -83,7 +83,7 @@ class RecordFacts(Struct, frozen=True, kw_only=True):
 class CountMissing(Struct, frozen=True, kw_only=True):
     """Count the entries that are not in `seen` (by stream) and are missing (`plan.is_missing`): `MissingCounted`.
 
-    It is a stretch of entries behind `after` that is looked at, so that nothing has to wait for all of them.
+    Only the next stretch of entries after `after` is read, so that nothing has to wait for all of them.
     """
 
     seen: Bitmap
@@ -93,7 +93,7 @@ class CountMissing(Struct, frozen=True, kw_only=True):
 
 
 class FindMissing(Struct, frozen=True, kw_only=True):
-    """Read those entries of a stretch behind `after`, at most `limit`: `MissingFound`."""
+    """Read the missing entries in a stretch after `after`, at most `limit`: `MissingFound`."""
 
     seen: Bitmap
     before: int
@@ -103,9 +103,9 @@ class FindMissing(Struct, frozen=True, kw_only=True):
 
 
 class TakeWork(Struct, frozen=True, kw_only=True):
-    """Lease entries to fetch, at most `limit`: `WorkTaken`. With `early` also those whose next try has not come.
+    """Lease entries to fetch, at most `limit`: `WorkTaken`. With `early`, also those whose next try is not due yet.
 
-    Nothing is leased where less than `min_free` bytes are free.
+    Nothing is leased if less than `min_free` bytes are free.
     """
 
     limit: int
@@ -115,7 +115,7 @@ class TakeWork(Struct, frozen=True, kw_only=True):
 
 
 class GiveBack(Struct, frozen=True, kw_only=True):
-    """Give leases back, None for all of this session; nothing answers."""
+    """Give leases back, all those of this session if `keys` is None; nothing answers."""
 
     keys: tuple[StreamKey, ...] | None
 

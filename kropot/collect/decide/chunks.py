@@ -1,7 +1,7 @@
-"""Entries of a listing on their way into the ledger, chunk by chunk and in their order. Pure.
+"""Entries of a listing on their way into the ledger, chunk by chunk and in order. Pure.
 
-A chunk is looked up, its small contents are fetched in bulk where the server can do that, and then it is recorded.
-Several chunks may be on the way at once, but they are recorded one after the other, each with its cursor.
+A chunk is looked up, its small contents are fetched in bulk if the server can do that, and then it is recorded. Several
+chunks can be on the way at once, but they are recorded one after the other, each with its cursor.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ AHEAD_BYTES: Final = 2 * CHUNK_BYTES
 """While more than this many entries, or bytes of forms, wait for a look-up, no page is requested."""
 
 JOINED: Final = 3 * CHUNK
-"""At most this many entries whose contents are here are recorded together: a commit waits for the disk, and the others
-for it."""
+"""At most this many entries whose contents are here are recorded together: a commit waits for the disk, and others wait
+for the commit."""
 
 UNDER_WAY: Final = 6 * CHUNK
 """Where contents are prefetched, at most about this many entries are in flight."""
@@ -47,11 +47,11 @@ PREFETCH_BYTES: Final = 2 * MAX_ANSWER
 
 
 FEW_BYTES: Final = 16 << 20
-"""As long as more can come, less than this is not published."""
+"""As long as more can come, less than this is not flushed."""
 
 
 class Stage(Enum):
-    """Where a chunk is. One that is `LOOKED_UP` waits for room to prefetch, one that is `READY` for those before it."""
+    """Where a chunk is. A `LOOKED_UP` chunk waits for room to prefetch, a `READY` one for the chunks before it."""
 
     LOOKING_UP = auto()
     LOOKED_UP = auto()
@@ -65,8 +65,8 @@ class Chunk:
     """Entries that are recorded together.
 
     `known` is what the ledger knew of them, `free` the room that it had, and `naming` the vault that it named. `wanted`
-    are the places of entries whose contents are prefetched, `size` bytes in all, and `copies` what came of it, by the
-    places of the entries. A chunk that `is_stale` shares an entry with one before it, so it is looked up again.
+    holds the places of the entries whose contents are prefetched, `size` bytes in all, and `copies` the contents that
+    came, by the entries' places. A chunk that `is_stale` shares an entry with an earlier one, so it is looked up again.
     """
 
     number: int
@@ -86,8 +86,8 @@ class Chunk:
 class ChunksOnTheWay:
     """Entries that wait, and chunks under way, the oldest first.
 
-    `is_bulk` says that the server sends contents in bulk. `numbers` count chunks, also those of listings before this
-    one. `began_us` is when the last chunk was begun. `conflicts` counts how often in a row somebody else was faster.
+    `is_bulk` says that the server sends contents in bulk. `numbers` counts chunks, including those of earlier listings.
+    `began_us` is when the last chunk began. `conflicts` counts how often in a row another writer was faster.
     """
 
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -117,7 +117,7 @@ class ChunksOnTheWay:
 
     @property
     def can_begin(self) -> bool:
-        """Whether a further chunk may be begun, if entries wait."""
+        """Whether entries wait and a further chunk can begin."""
         if not self.waiting or self._asked:
             return False
         if not self.is_bulk:
@@ -129,12 +129,12 @@ class ChunksOnTheWay:
         return sum(len(chunk.entries) for chunk in self.under_way) >= UNDER_WAY
 
     def add(self, entries: tuple[Listed, ...]) -> None:
-        """Put entries behind those that wait."""
+        """Append entries to those that wait."""
         self.waiting.extend(entries)
         self._form_bytes += _form_bytes(entries)
 
     def begin(self, now_us: int) -> Chunk:
-        """Join what waits into one chunk, as far as it fits: a transaction costs more than a page."""
+        """Join waiting entries into one chunk, as many as fit, because a transaction costs more than a page."""
         entries: list[Listed] = []
         size, waiting = 0, self.waiting
         while waiting and len(entries) < CHUNK:
@@ -159,10 +159,10 @@ class ChunksOnTheWay:
         self._asked.append(chunk)
 
     def looked_up(self, happened: LookedUp, *, is_opaque: bool | None, min_free: int = 0) -> bool:
-        """Take in what is known of the chunk that was looked up; False if nobody asked.
+        """Take in what the ledger knows of the chunk that was looked up; return False if nobody asked.
 
-        What has to be prefetched decides how far the chunk reaches: the rest becomes chunks behind it. Where the ledger
-        has less than `min_free` bytes of room, nothing is prefetched that could not be recorded.
+        The contents to prefetch decide how far the chunk reaches; the rest becomes chunks after it. If the ledger has
+        less than `min_free` bytes of room, nothing is prefetched, because it could not be recorded.
         """
         if not self._asked:
             return False
@@ -190,7 +190,7 @@ class ChunksOnTheWay:
         return None
 
     def prefetched(self, came: Mapping[int, Mapping[int, PrefetchedCopy]]) -> None:
-        """Take in what came, by the places in `wanted`. A number that nobody waits for changes nothing."""
+        """Take in what came, by its place in `wanted`. A number that nobody waits for changes nothing."""
         for chunk in self.under_way:
             copies = came.get(chunk.number)
             if copies is not None and chunk.stage is Stage.PREFETCHING:
@@ -198,7 +198,7 @@ class ChunksOnTheWay:
                 chunk.stage = Stage.READY
 
     def next_ready(self) -> Chunk | None:
-        """Return the oldest chunk if it is ready, joined with those behind it that are: an append costs more."""
+        """Return the oldest chunk if it is ready, joined with the ready ones after it, because an append costs more."""
         head = self.head
         if head is None or head.stage is not Stage.READY or head.is_stale:
             return head if head is not None and head.stage is Stage.READY else None
@@ -219,7 +219,7 @@ class ChunksOnTheWay:
         return self.head
 
     def wants_flush(self, *, is_over: bool) -> bool:
-        """Whether prefetches are in flight, and no other can follow before they end. It is True once.
+        """Whether prefetches are in flight, and no other can follow before they end. True only once.
 
         `is_over` says that no further entries will come.
         """
@@ -239,11 +239,11 @@ class ChunksOnTheWay:
         self._form_bytes = 0
 
     def end(self) -> None:
-        """Forget the oldest chunk, which is recorded."""
+        """Forget the oldest chunk, which has been recorded."""
         self.under_way.popleft()
 
     def _parts(self, chunk: Chunk, *, is_opaque: bool | None) -> Iterator[Chunk]:
-        """Yield the chunk in parts, each with no more to prefetch than one answer may hold."""
+        """Yield the chunk in parts, each with no more to prefetch than one answer can hold."""
         wanted: list[int] = []
         first = size = 0
         known = chunk.known
@@ -276,7 +276,7 @@ class ChunksOnTheWay:
 
 
 def _joined(chunks: list[Chunk]) -> Chunk:
-    """Return one chunk of several, which are ready."""
+    """Join several ready chunks into one."""
     known: dict[tuple[str, str], Entry] = {}
     copies: dict[int, PrefetchedCopy] = {}
     entries: list[Listed] = []
@@ -311,7 +311,7 @@ def can_be_sent(listed: Listed, *, is_opaque: bool | None) -> bool:
 
 
 def _has_other_content(element: Element, listed: Listed) -> bool:
-    """Return whether the list says that the content is another one than the known."""
+    """Return whether the list says that the content differs from the known one."""
     is_same = is_same_content(element.form, listed.form)
     if is_same is None:
         return element.etag is not None and listed.etag is not None and element.etag != listed.etag

@@ -1,4 +1,4 @@
-"""The end of a listing: what it means for elements that it did not show, and what is recorded and said of it."""
+"""The end of a listing: what it means for elements that it did not show, and what is recorded and said about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVENT_BYTES = 1000
 
 
 def exempt(run: ListingRun, result: ListingResult, source: Source) -> tuple[tuple[int, int], ...]:
-    """Return the ranges of dates in which no element is missed, also of dates known from before a zone change."""
+    """Return the date ranges in which no element counts as missing, widened for dates from before a zone change."""
     ways = [abs(way) for ways in known_dates(source).by_epoch for way in ways]
     widest = max(run.shift.moved.furthest, max(ways, default=0) + max(map(abs, run.shift.offsets), default=0))
     return tuple((first - widest, last + widest) for first, last in result.exempt)
@@ -59,7 +59,7 @@ def growth_of(facts: Iterable[NewFact]) -> int:
 
 
 def is_disowned(run: ListingRun, result: ListingResult) -> bool:
-    """Whether the server no longer says that what came before this listing is closed: it is not the server it was."""
+    """Whether the server no longer says that all before this listing is closed, so that it is not the server it was."""
     return run.is_closed and (result.closed is None or run.start is None or result.closed < run.start)
 
 
@@ -164,7 +164,7 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
 
 
 def tell_cut_short(reason: str, lines: int = 0) -> Say:
-    """Return what the user is told about a listing that was held back before its end; `lines` came, 0: earlier."""
+    """Return what to tell the user about a listing held back before its end, after `lines` (0: at an earlier time)."""
     option = "--listing-entries" if reason == sources.TOO_MANY else "--listing-growth"
     came = f" after {lines} entries" if lines else ""
     text = (

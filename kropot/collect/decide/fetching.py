@@ -46,17 +46,17 @@ SERVER_ERROR = 500
 ASKS_WHETHER_GONE = frozenset({NOT_FOUND, GONE, SERVER_ERROR})
 
 MAX_TOO_LARGE = 1000
-"""At most this many elements are remembered because the storage had no room for them or was away."""
+"""At most this many elements are remembered because the storage had no room for them or was unavailable."""
 
 IDLE_US = 5 * SECOND_US
 """How long to wait before asking again for work that other collectors hold."""
 
 OUTAGES = 3
-"""How many times in a row a run with --once may find the server or the storage away before it ends."""
+"""How many times in a row a run with --once may find the server or the storage unavailable before it ends."""
 
 
 class FetchController:
-    """Fetches what is wanted of one source."""
+    """Fetches the wanted contents of one source."""
 
     def __init__(self, rules: CollectRules, progress: Progress) -> None:
         """Prepare; `progress` is kept up to date."""
@@ -113,11 +113,11 @@ class FetchController:
         self._round = position
 
     def news(self) -> None:
-        """Hear that there may be work: elements are new, changed, or given back."""
+        """Note that there may be work: elements are new, changed, or given back."""
         self.is_dry = False
 
     def next_round(self, now_us: int, pause_us: int) -> list[Action]:
-        """Try what failed in this round again after a pause."""
+        """Try again, after a pause, what failed in this round."""
         self._round, self.failing, self.is_dry = self.position, 0, False
         self._next_us = now_us + pause_us
         return [GiveBack(keys=None)]
@@ -135,7 +135,7 @@ class FetchController:
         return [TakeWork(limit=rules.block, max_bytes=rules.block_bytes, min_free=rules.min_free, early=rules.once)]
 
     def taken(self, now_us: int, happened: WorkTaken) -> list[Action]:
-        """Have the work done, but for what was tried in this round already."""
+        """Have the leased entries fetched, except those that were already tried in this round."""
         self._is_taking = False
         self.position = happened.position
         if happened.free is not None and happened.free < self._rules.min_free:
@@ -143,7 +143,7 @@ class FetchController:
         said = self._disk_fine()
         if not happened.entries:
             self.is_dry = True
-            # What is due is in others' hands, or an audit or a dead collector's lease may make more of it.
+            # Others hold what is due. Later, an audit, or the end of a dead collector's lease, may bring more.
             due_us = now_us + self._rules.refresh_us
             if happened.next_due_us is not None:
                 due_us = min(due_us, max(happened.next_due_us, now_us + IDLE_US))
@@ -160,7 +160,7 @@ class FetchController:
         return [*said, Fetch(entries=fresh)]
 
     def _was_tried(self, entry: Entry) -> bool:
-        """Whether a run that is to end tried this entry in the round that it is in, and failed."""
+        """Whether a run with --once has already tried this entry in the present round, and failed."""
         element = entry.element
         return self._rules.once and element is not None and element.failure is not None and entry.position > self._round
 
@@ -188,7 +188,7 @@ class FetchController:
         return [Say(level="info", event="disk_fine", text="there is enough free space again: fetching continues")]
 
     def _is_spared(self, entry: Entry) -> bool:
-        """Whether an element is not to blame for a storage that is away: it is where others were stored since."""
+        """Whether an element is not to blame for the unavailable storage. It is if others were stored since."""
         if entry.key in self._spared and not self._storage_outages:
             return False
         if len(self._spared) < MAX_TOO_LARGE:
@@ -196,9 +196,9 @@ class FetchController:
         return True
 
     def _storage_away(self, now_us: int, away: list[NotReceived]) -> list[Action]:
-        """Rest, and hold nothing against the elements: whatever is fetched meanwhile would be fetched in vain."""
+        """Pause, and blame no element: whatever is fetched in the meantime would be fetched in vain."""
         if now_us < self._storage_due_us:
-            # It was on its way when the pause began: that is the same outage, and it was told.
+            # These were on their way when the pause began. It is the same outage, which was already reported.
             return [self._give_back(away)]
         self._storage_outages += 1
         pause_us = self._rules.backoff.delay_us(self._storage_outages, jitter(b"storage", self._storage_outages))
@@ -214,7 +214,7 @@ class FetchController:
     # --- fetches that ended ---
 
     def fetched(self, now_us: int, happened: Fetched) -> list[Action]:
-        """Have good contents published; look into the bad."""
+        """Have good contents published, and judge the failures."""
         actions: list[Action] = []
         if happened.received:
             self._outages = 0
@@ -241,7 +241,7 @@ class FetchController:
         return actions
 
     def _is_new(self, bad: NotReceived) -> bool:
-        """Whether there was room for this element so far; one that never fits must not keep the others waiting."""
+        """Whether this element lacks room for the first time; one that never fits must not keep the others waiting."""
         if bad.entry.key in self._too_large or len(self._too_large) >= MAX_TOO_LARGE:
             return False
         self._too_large.add(bad.entry.key)
@@ -267,7 +267,7 @@ class FetchController:
     # --- is it the server? ---
 
     def server_is_fine(self, now_us: int) -> list[Action]:
-        """Hear that the server answers and accepts the token: the failures are the elements' own."""
+        """Note that the server answers and accepts the token, so the failures are the elements' own."""
         self._is_checking = False
         self._outages, self.trouble = 0, None
         accused, self._accused = self._accused, []
@@ -276,7 +276,7 @@ class FetchController:
         return [*([self._fail(now_us, guilty)] if guilty else []), *self._ask_next()]
 
     def server_is_down(self, now_us: int, trouble: Trouble) -> list[Action]:
-        """Hear that the server cannot even list nothing: rest, and hold nothing against the elements."""
+        """Note that the server cannot even send an empty page: pause, and blame no element."""
         self._is_checking = False
         self._outages += 1
         accused, self._accused = self._accused, []
@@ -290,7 +290,7 @@ class FetchController:
         return [say, self._give_back(accused)]
 
     def token_is_refused(self) -> list[Action]:
-        """Hear that the server does not accept the token: fetch nothing more."""
+        """Note that the server does not accept the token: fetch nothing more."""
         self._is_checking = False
         self.is_closed = True
         accused, self._accused = self._accused, []
@@ -305,7 +305,7 @@ class FetchController:
     def gone_answered(self, now_us: int, happened: GoneAnswered) -> list[Action]:
         """Record that an element is gone, or that fetching it failed.
 
-        Only as many are believed gone as a listing may miss: a server that denies everything is not believed.
+        Only as many are believed gone as a listing may miss, because a server that denies everything is not trusted.
         """
         self._is_asking = False
         bad, limits = happened.failed, self._rules.thresholds
@@ -343,7 +343,7 @@ class FetchController:
                     gone.append(one)
                 else:
                     (away if error.passes and self._is_spared(entry) else bad).append(one)
-        # What was lost for the sake of others says nothing of itself: no failed attempt, no pause.
+        # A content that was discarded because of another is not to blame: no failed attempt, no pause.
         actions: list[Action] = [self._give_back(gone)] if gone else []
         if facts:
             places = tuple(
@@ -366,7 +366,7 @@ class FetchController:
         self.position = max(self.position, happened.position)
         for new in happened.facts:
             if new.key in happened.dropped:
-                # Somebody else was faster, or the element changed meanwhile: then it is wanted again.
+                # Somebody else was faster, or the element changed in the meantime, and is then wanted again.
                 self.is_dry = False
                 continue
             element = getattr(new.fact, "element", None)
@@ -392,5 +392,5 @@ class FetchController:
 
 
 def _may_be_the_server(bad: NotReceived) -> bool:
-    """Whether a failure says more about server or token than about the element."""
+    """Whether a failure says more about the server or the token than about the element."""
     return bad.refused or bad.status is None or bad.status >= SERVER_ERROR or bad.status in {NOT_FOUND, GONE, BUSY}

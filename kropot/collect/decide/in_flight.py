@@ -1,4 +1,4 @@
-"""How many elements a collector takes on at a time: the faster it is done with them, the more."""
+"""How many elements a collector takes on at a time: the faster it finishes them, the more."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SLOW_US = 4 * SECOND_US
 
 @dataclass(slots=True, kw_only=True)
 class InFlightLimit:
-    """A bound between `least` and `most`: wide enough that nothing waits for the ledger, where all is fast.
+    """A limit between `least` and `most`, wide enough that nothing waits for the ledger when everything is fast.
 
-    What one collector has taken on, no other can fetch; with a slow server it must not be an hour's work.
+    No other collector can fetch what one has taken on, so with a slow server that must not be an hour's work.
     """
 
     least: int
@@ -27,16 +27,16 @@ class InFlightLimit:
     _since_us: int | None = None
 
     def __post_init__(self) -> None:
-        """Begin narrow."""
+        """Start with the lowest limit."""
         self.size = self.least
 
     def entered(self, now_us: int) -> None:
-        """Hear that elements were taken on."""
+        """Note that elements were taken on."""
         if self._since_us is None:
             self._since_us = now_us
 
     def passed(self, count: int, now_us: int) -> None:
-        """Hear that so many elements are through."""
+        """Note that `count` more elements are done."""
         self._done += count
         if self._done < self.size or self._since_us is None:
             return

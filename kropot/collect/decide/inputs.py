@@ -51,8 +51,8 @@ class ListingBegan(Struct, frozen=True, kw_only=True):
     """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head.
 
     `closed` is the last second to which the server adds nothing, as it said at the last complete listing. It is None if
-    that is not known, or if anything happened to the source since.
-    `naming` says which vault its list names. A source that `is_blank` never had an element.
+    that is unknown, or if anything but failed runs happened to the source since. `naming` says which vault its list
+    names. A source that `is_blank` never had an element.
     """
 
     source: Source
@@ -91,7 +91,7 @@ class PageRefused(Struct, frozen=True, kw_only=True):
 
 
 class LookedUp(Struct, frozen=True, kw_only=True):
-    """What the ledger knows of the entries asked about, by type and id; and of the source.
+    """What the ledger knows of the entries asked about, by type and id, and of the source.
 
     `free` is the room where the ledger is, in bytes (None: unknown). `naming` says which vault the source's list names.
     """
@@ -113,9 +113,9 @@ class PrefetchedCopy(Struct, frozen=True, kw_only=True):
 
 
 class Prefetched(Struct, frozen=True, kw_only=True):
-    """What became of some `Prefetch`, by their numbers, and there by the places of the entries.
+    """The results of some `Prefetch` actions, by their numbers, and within each by the entries' places.
 
-    What is missing there did not come.
+    A content that is missing there did not come.
     """
 
     copies: Mapping[int, Mapping[int, PrefetchedCopy]]
@@ -148,9 +148,9 @@ class Conflicted(Struct, frozen=True, kw_only=True):
 
 
 class MissingCounted(Struct, frozen=True, kw_only=True):
-    """How many entries of a range are `known` to be present, and how many of those a full listing did not show.
+    """How many entries of a stretch are `known` to be present, and how many of those a full listing did not show.
 
-    `after` is where to go on, None when this was the last stretch.
+    `after` is where to continue, None after the last stretch.
     """
 
     missing: int
@@ -168,7 +168,7 @@ class MissingFound(Struct, frozen=True, kw_only=True):
 class WorkTaken(Struct, frozen=True, kw_only=True):
     """Leased entries to fetch; `next_due_us` is when the next ones are due, if there are none now.
 
-    `free` is the room in bytes where there is least, in the storage or where the ledger is (None: unknown).
+    `free` is the free room in bytes, in the storage or where the ledger is, whichever has less (None: unknown).
     `position` is the ledger's head.
     """
 
@@ -179,7 +179,7 @@ class WorkTaken(Struct, frozen=True, kw_only=True):
 
 
 class Received(Struct, frozen=True, kw_only=True):
-    """The receipt for a content that nothing speaks against. It is staged but not durable yet; `iv` if it is sealed."""
+    """The receipt for a content that passed all checks: staged but not durable yet. `iv` is its IV if it has one."""
 
     entry: Entry
     staged: Staged
@@ -187,7 +187,7 @@ class Received(Struct, frozen=True, kw_only=True):
 
 
 class NotReceived(Struct, frozen=True, kw_only=True):
-    """The receipt for a fetch that failed; nothing of it is left behind.
+    """The receipt for a fetch that failed; nothing of it is staged.
 
     `reason` is a stable word without names or secrets, and `status` the HTTP status if the server answered. `refused`
     says that the server refused the token (401, 403). `storage` says that the object store failed: then `detail` is a
@@ -220,7 +220,7 @@ class PublishDone(Struct, frozen=True, kw_only=True):
 
 
 class GoneAnswered(Struct, frozen=True, kw_only=True):
-    """Whether the server says that an element is gone; None where it cannot be told."""
+    """Whether the server says that an element is gone; None if it did not say."""
 
     failed: NotReceived
     gone: bool | None

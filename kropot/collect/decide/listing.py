@@ -1,8 +1,8 @@
 """Decides about listing: when to list, what the entries mean, what is gone, when the listing is complete.
 
 The controller is always in one phase. `TRANSITIONS` says what each input does in each phase. The controller takes
-entries in by chunks (kropot/collect/decide/chunks.py). It records each chunk together with the cursor, and asks for the
-next page meanwhile.
+entries in chunk by chunk (kropot/collect/decide/chunks.py). It records each chunk together with the cursor, and
+meanwhile asks for the next page.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ FOLLOW_US = 2 * SECOND_US
 class Phase(Enum):
     """Where a controller is.
 
-    IDLE until the next listing is due; OPENING while it tries to become the one who lists; DRAINING while pages come
-    and are recorded; COUNTING what the listing did not show; SWEEPING, which declares that gone; CLOSING while the
-    listing's end is recorded; OVER when a run with --once needs no further listing.
+    IDLE until the next listing is due; OPENING while it tries to get the lease to list; DRAINING while pages come and
+    are recorded; COUNTING what the listing did not show; SWEEPING, to declare that gone; CLOSING while the listing's
+    end is recorded; OVER when a run with --once needs no further listing.
     """
 
     IDLE = auto()
@@ -124,7 +124,7 @@ class ListingController:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last listing came to no end; `trouble` says why, in a stable word."""
+        """Whether the last listing failed; `trouble` says why, in a stable word."""
         return self.trouble is not None
 
     @property
@@ -157,7 +157,7 @@ class ListingController:
     def take(self, now_us: int, happened: ListingInput) -> list[Action]:
         """Take an input in, as `TRANSITIONS` says.
 
-        An input that the table does not name in this phase answers a listing that was given up: it changes nothing.
+        An input that the table does not name in this phase belongs to an abandoned listing and changes nothing.
         """
         transition = TRANSITIONS.get((self.phase, type(happened)))
         return [] if transition is None else transition(self, now_us, happened)
@@ -174,7 +174,7 @@ class ListingController:
     # --- IDLE and OPENING ---
 
     def _begin(self, now_us: int, happened: ListingBegan) -> list[Action]:
-        """Choose between a window and everything, and ask for the first page."""
+        """Choose between a window and a full listing, and ask for the first page."""
         self.source, self.version = happened.source, happened.version
         source = self.source
         if self._was_done_by_another(source):
@@ -207,7 +207,7 @@ class ListingController:
             chunks=ChunksOnTheWay(numbers=self._numbers),
             is_closed=is_closed,
             vault=happened.naming.vault,
-            # Whoever listed a source without a vault may not be given one later: its ids and copies are others.
+            # A source that was listed without a vault must not get one later, as its ids and copies would differ.
             is_vault_known=happened.naming.vault is not None or source.opaque is not None,
             is_vault_named=happened.naming.vault is not None,
             is_blank=happened.is_blank,
@@ -327,7 +327,7 @@ class ListingController:
         return [*self._request_page(run), *self._next_chunk(now_us, run)]
 
     def _take_prefetched(self, now_us: int, happened: Prefetched) -> list[Action]:
-        """Take in the contents of a chunk that came."""
+        """Take in contents that were prefetched."""
         run = self._running
         run.chunks.prefetched(happened.copies)
         return self._next_chunk(now_us, run)
@@ -362,7 +362,7 @@ class ListingController:
         return [*self._request_page(run), *self._next_chunk(now_us, run)]
 
     def _chunk_recorded(self, now_us: int, happened: Recorded) -> list[Action]:
-        """Go on with the next chunk."""
+        """Continue with the next chunk."""
         run = self._running
         said = self._adopt(happened)
         run.chunks.conflicts = 0
@@ -371,7 +371,7 @@ class ListingController:
         return [*said, *self._request_page(run), *self._next_chunk(now_us, run)]
 
     def _look_again(self, now_us: int, _: Conflicted) -> list[Action]:
-        """Look again at what another collector or a person changed meanwhile, and decide anew."""
+        """Look up again what another collector or a person changed in the meantime, and decide again."""
         run = self._running
         run.chunks.conflicts += 1
         if run.chunks.conflicts > MAX_CONFLICTS or run.chunks.head is None:
@@ -429,7 +429,7 @@ class ListingController:
                 progress.reappeared += 1
 
     def _hold(self, now_us: int, run: ListingRun, reason: str) -> list[Action]:
-        """End the listing before its end, without what is not being recorded yet."""
+        """End the listing early, and drop every chunk that is not being recorded yet."""
         run.conversation.close()
         run.chunks.forget_waiting()
         run.request, run.missing.hold, run.missing.known = None, reason, run.known + run.counts.new
@@ -457,7 +457,7 @@ class ListingController:
                     self._wants_full = self._believes = True
                 return self._next_chunk(now_us, run)
         if run.mode == "full" and result.exempt and not shift.offsets:
-            # What the server cannot list is known by its date in the old zone, and must be looked for by that.
+            # Elements that the server cannot list keep their dates in the old zone, and must be looked for by those.
             shift.offsets = zone_change.between(self.source.zone, result.zone, now_us // SECOND_US)
         if run.mode == "window" or run.present >= run.known:
             return self._close(now_us, run)
@@ -471,7 +471,7 @@ class ListingController:
         return CountMissing(seen=run.seen, before=run.position, exempt=run.missing.exempt, after=after)
 
     def _counted(self, now_us: int, happened: MissingCounted) -> list[Action]:
-        """Believe that the missing elements are gone, or hold that back."""
+        """Believe that the missing elements are gone, or hold the listing back."""
         run = self._running
         run.missing.count += happened.missing
         run.missing.known += happened.known
@@ -489,7 +489,7 @@ class ListingController:
         return FindMissing(seen=run.seen, before=run.position, exempt=run.missing.exempt, after=after, limit=SWEEP)
 
     def _found(self, now_us: int, happened: MissingFound) -> list[Action]:
-        """Declare the elements vanished that a full listing did not show."""
+        """Record as vanished the elements that a full listing did not show."""
         facts = tuple(
             NewFact(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
             for entry in happened.entries
@@ -525,7 +525,7 @@ class ListingController:
         return self._close(now_us, self._running)
 
     def _read_again(self, now_us: int, _: Conflicted) -> list[Action]:
-        """Read the source again, which a person or another collector changed meanwhile."""
+        """Read the source again, because a person or another collector changed it in the meantime."""
         run = self._running
         run.chunks.conflicts += 1
         return self._fail(now_us, "conflict") if run.chunks.conflicts > MAX_CONFLICTS else [ReadSource()]
@@ -620,7 +620,7 @@ TRANSITIONS: Final[Mapping[tuple[Phase, type[ListingInput]], Callable[[ListingCo
     (Phase.CLOSING, Recorded): ListingController._recorded_at_the_end,
     (Phase.CLOSING, SourceRead): ListingController._source_read,
     (Phase.CLOSING, Conflicted): ListingController._read_again,
-    # The server can refuse the token in any phase: fetching checks the token, too.
+    # The server can refuse the token in any phase, because fetching checks the token too.
     **{(phase, PageRefused): ListingController._refused for phase in Phase},
 }
 """What each input does in each phase; every other pair changes nothing."""

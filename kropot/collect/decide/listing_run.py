@@ -20,7 +20,7 @@ MAX_MOVED = 1000
 
 @dataclass(slots=True, kw_only=True)
 class ListingCounts:
-    """What the entries of a listing were; `refused` counts plain entries of an encrypted source."""
+    """What the entries of a listing turned out to be; `refused` counts plain entries of an encrypted source."""
 
     new: int = 0
     changed: int = 0
@@ -33,8 +33,8 @@ class ListingCounts:
 class Shift:
     """Entries whose dates moved and nothing else.
 
-    They are `kept` aside until it is clear whether the server's zone changed, unless the listing `is_believing` that
-    they changed. `offsets` are the seconds by which a changed zone moved the dates.
+    They are `kept` aside until it is clear whether the server's zone changed, unless the listing `is_believing`, that
+    is, takes them as changed. `offsets` are the seconds by which a changed zone moved the dates.
     """
 
     is_believing: bool
@@ -45,7 +45,7 @@ class Shift:
     offsets: tuple[int, ...] = ()
 
     def keep(self, listed: Listed) -> None:
-        """Keep an entry aside, if there is room."""
+        """Set an entry aside, if there is room."""
         if len(self.kept) < MAX_MOVED:
             self.kept.append(listed)
         else:
@@ -71,11 +71,11 @@ class ListingRun:
 
     `is_closed` says that everything before `start` is known to be complete. `position` is the ledger's head when it
     began and `known` counts the elements that the source had then. `seen` has the streams of those that it has shown;
-    `present` counts them. `request` is a question that waits until fewer chunks wait. `result` is there once the
-    server has nothing more to show. `lines` counts what it has shown, lines that could not be read included, and
-    `growth` is about how many bytes of it are new in the ledger. `vault` is the one that all of its pages have to
-    name, which the first page decides if the source has none (`is_vault_known`), and `is_vault_named` once the ledger
-    names it, too. `is_blank` says that the source had never had an element when the listing began.
+    `present` counts the present ones. `request` is a page request that waits until fewer entries wait. `result` is set
+    once the server has nothing more to show. `lines` counts the lines shown, unreadable ones included, and `growth` is
+    about how many bytes of them are new in the ledger. `vault` is the one that all pages must name. If the source has
+    none, the first page decides it (`is_vault_known`). `is_vault_named` says that the ledger names it too, and
+    `is_blank` that the source had never had an element when the listing began.
     """
 
     mode: ListingMode

@@ -42,10 +42,10 @@ def observe_chunk(
     copies: Mapping[int, PrefetchedCopy] = NO_COPIES,
     instance: str = "",
 ) -> tuple[list[NewFact], SourceFact | None]:
-    """Return the facts about elements that this chunk tells, and the one about their source if there is any news.
+    """Return this chunk's facts about elements, and the fact about their source if there is any news.
 
     `known` has the entries that the ledger knows, by type and id. `copies` are durable copies that `instance` made of
-    contents, by the places of their entries in the chunk: they are recorded where the entries bring news of a content.
+    contents, by the places of their entries in the chunk. They are recorded if the entries bring a new content.
     """
     is_opaque = source.opaque or (source.opaque is None and any(one.is_sealed for one in chunk))
     sighted = _Observed(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source), instance=instance)
@@ -78,9 +78,9 @@ def observe_chunk(
 
 @dataclass(slots=True, kw_only=True)
 class _Observed:
-    """Entries of one chunk as they are observed; an id that is listed twice builds on its first sight.
+    """Entries of one chunk as they are observed; if an id is listed twice, the second sighting builds on the first.
 
-    `again` has what was observed, by type and id, and the version of its stream after that.
+    `again` has the observed elements by type and id, each with its stream's version after that.
     """
 
     run: ListingRun
@@ -96,7 +96,7 @@ class _Observed:
     again: dict[tuple[str, str], tuple[Element, int]] = field(default_factory=dict)
 
     def see_first(self, name: tuple[str, str], listed: Listed, came: PrefetchedCopy | None) -> None:
-        """Observe an element that nobody knew. One fact says that, and that its content is durable if it came."""
+        """Observe an unknown element. A single fact says so, and that its content is durable if it came."""
         fact: RemoteObserved
         if came is None:
             fact = RemoteObserved(element=first_sight(listed, self.dates))
@@ -108,7 +108,7 @@ class _Observed:
         self.again[name] = (fact.element, 1)
 
     def take(self, name: tuple[str, str], listed: Listed, entry: Entry | None, copy: PrefetchedCopy | None) -> None:
-        """Observe an element that is known, by its entry or from this chunk, and whose content may be here."""
+        """Observe an element that is known from its entry or from this chunk; its content may be here."""
         run, is_first = self.run, True
         if entry is None:
             key = self._key(listed)
@@ -125,7 +125,7 @@ class _Observed:
         if is_first:
             ways = self.dates.ways(element)
             if is_moved or (not is_strange and len(ways) > 1):
-                # Even where it is not strange: it moved before, or did not then, and may have moved back or on now.
+                # Even if it is not strange: it moved before, or did not, and may have moved back or further now.
                 run.shift.moved.add(listed.date - element.date, ways, listed.date, is_strange=is_strange)
             elif element.present:
                 run.shift.moved.stay(listed.tz)
@@ -156,6 +156,6 @@ class _Observed:
             self.reappeared += 1
 
     def _changed_lately(self, element: Element) -> bool:
-        """Whether what is known of the element is itself a change of the last 24 hours, by the server's own dates."""
+        """Whether the element's known state is itself a change of the last 24 hours, by the server's own dates."""
         now_s = self.now_us // SECOND_US
         return element.revision > 1 and now_s - DAY_S < element.date <= now_s + SLACK_S

@@ -1,6 +1,6 @@
 """What a look at the server, a fetch or a failure means for one element: pure decisions that yield facts.
 
-A revision of an element is known by its date (and by `etag` and `size` where the server gives them); a form of AES-CBC
+A revision of an element is recognised by its date, and by `etag` and `size` if the server gives them. A form of AES-CBC
 differs at every listing and says nothing. A form of `sc2` names the version, and this alone decides.
 """
 
@@ -46,11 +46,11 @@ class Dates(Struct, frozen=True, kw_only=True):
 
     @property
     def epoch(self) -> int:
-        """The number of zone changes so far: what a date seen now has seen."""
+        """The number of zone changes so far, all of which a date seen now has seen."""
         return len(self.by_epoch) - 1
 
     def agree(self, element: Element, date: int) -> bool:
-        """Whether the element's date, seen now as `date`, is still the same moment on the server's wall."""
+        """Whether the element's date, seen now as `date`, is still the same moment on the server's wall clock."""
         moved = date - element.date
         return moved == 0 or moved in self.ways(element)
 
@@ -74,7 +74,7 @@ class Backoff(Struct, frozen=True, kw_only=True):
 def known_dates(source: Source) -> Dates:
     """Return how far the dates of this source may have moved: every way through the zone changes an element has seen.
 
-    A date that did not move at all agrees too: part of the year a changed zone can be what it was.
+    A date that did not move at all agrees too, because for part of the year a changed zone can be what it was.
     """
     ways = [frozenset({0})]
     for offsets in reversed(source.zone_shifts):
@@ -100,11 +100,11 @@ def first_sight(listed: Listed, dates: Dates, copy: Copy | None = None) -> Eleme
 
 
 def observe(element: Element | None, listed: Listed, dates: Dates) -> Observation | None:
-    """Return what the sight of `listed` tells about an element as it is known (None: not at all); None if nothing new.
+    """Return what the sighting of `listed` says about an element as known (None: unknown); None if nothing is new.
 
-    `dates` is how far the dates of the element's source may have moved. If the content is the same (a strong etag, the
-    version in a form of `sc2`), another date or form is news about the element and no new revision: its copy stays
-    current.
+    `dates` is how far the dates of the element's source may have moved. If the content is the same (by a strong etag,
+    or by the version in a form of `sc2`), another date or form is news about the element, but no new revision, so its
+    copy stays current.
     """
     if element is None:
         return RemoteObserved(element=first_sight(listed, dates))
@@ -127,7 +127,7 @@ def observe(element: Element | None, listed: Listed, dates: Dates) -> Observatio
 
 
 def is_only_moved(element: Element, listed: Listed) -> bool:
-    """Whether a changed date alone, moved by quarter hours and at most 26 hours, tells the revisions apart.
+    """Whether the date alone tells the revisions apart, and moved by whole quarter hours, at most 26 hours.
 
     A change of the server's zone looks like this.
     """
@@ -155,7 +155,7 @@ def stored(element: Element, *, sha256: bytes, size: int, iv: bytes | None, inst
 
 
 def failed(key: StreamKey, element: Element, *, reason: str, now_us: int, backoff: Backoff) -> FetchFailed:
-    """Return the fact that a fetch of this element gave nothing that can be believed."""
+    """Return the fact that a fetch of this element brought no content that can be believed."""
     before = element.failure
     attempts = 1 if before is None else before.attempts + 1
     failure = Failure(
@@ -175,8 +175,8 @@ def vanished(element: Element) -> RemoteVanished:
 def is_missing(entry: Entry, *, before: int, exempt: Sequence[tuple[int, int]]) -> bool:
     """Whether an entry that a full listing did not show is gone from the source.
 
-    It is not if anything happened to it since the listing began, after position `before`, nor if its date lies in one
-    of the `exempt` ranges (first and last second): the listing could not look there.
+    It is not if anything happened to it since the listing began, after position `before`, or if its date is in one of
+    the `exempt` ranges (first and last second), where the listing could not look.
     """
     element = entry.element
     if element is None or not element.present or entry.position > before:
@@ -185,7 +185,7 @@ def is_missing(entry: Entry, *, before: int, exempt: Sequence[tuple[int, int]]) 
 
 
 def jitter(salt: bytes, number: int) -> float:
-    """Return a number in [0, 1) that is the same for the same arguments: failures of one moment spread out."""
+    """Return a number in [0, 1) that is the same for the same arguments, so that failures of one moment spread out."""
     digest = hashlib.sha256(b"%d\x00%s" % (number, salt)).digest()
     return int.from_bytes(digest[:7]) / (1 << 56)
 

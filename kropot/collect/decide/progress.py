@@ -1,4 +1,4 @@
-"""What a run comes to: counts that grow while it works."""
+"""The counts of a run, which grow while it works."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Progress:
     """Counts of one run, as they grow: what progress bars show and the summary says.
 
-    `seen` is how many elements the longest listing showed: a window shows again what others showed before.
+    `seen` is how many elements the longest listing showed, because a window shows again what others showed before.
     """
 
     listings: int = 0
@@ -33,10 +33,10 @@ class Progress:
 
     @property
     def unreadable(self) -> int:
-        """How many folders and files the server cannot read, as it says itself."""
+        """How many folders and files the server says it cannot read."""
         return 0 if self.unserved is None else self.unserved.unreadable
 
     @property
     def is_half_served(self) -> bool:
-        """Whether the server says that it misses something of its source."""
+        """Whether the server says that it does not serve all of its source."""
         return self.unreadable > 0 or self.unscanned_since is not None

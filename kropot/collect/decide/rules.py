@@ -11,8 +11,8 @@ GIB = 1 << 30
 
 MOST_ENTRIES = 20_000_000
 MOST_GROWTH = 24 * GIB
-"""How long a list may be, and how much of it may be new to the ledger, before a person has to look: a source of ten
-million elements passes, though some entries are listed twice."""
+"""How long a list may be, and how much of it may be new to the ledger, before a person has to look. A source of ten
+million elements passes, even if some entries are listed twice."""
 
 LEASE_US = 300 * SECOND_US
 """How long a collector may be silent before another one takes over its work."""
@@ -21,12 +21,12 @@ LEASE_US = 300 * SECOND_US
 class CollectRules(Struct, frozen=True, kw_only=True):
     """How one collector works. `_us` are microseconds, `_s` seconds.
 
-    `once` ends it when everything wanted was tried, `tries` times where it failed; `full` has it begin with a full
-    listing. A window reaches `overlap_s` back before the cursor, and a full listing is due every `full_every_us`.
-    A collector holds `outstanding` elements at a time, and up to `most_outstanding` where they pass quickly
+    `once` ends it when everything wanted was tried, `tries` times if it failed; `full` makes it begin with a full
+    listing. A window begins `overlap_s` before the cursor, and a full listing is due every `full_every_us`. A collector
+    holds `outstanding` elements at a time, and up to `most_outstanding` if they pass quickly
     (kropot/collect/decide/in_flight.py). It leases them in blocks of `block` elements or `block_bytes`. It leases and
     observes nothing while less than `min_free` bytes are free. Leases last `lease_us` unless prolonged. A listing is
-    held back that shows more than `most_entries`, or would add more than `most_growth` bytes to the ledger.
+    held back if it shows more than `most_entries`, or would add more than `most_growth` bytes to the ledger.
     """
 
     instance: str
@@ -53,5 +53,5 @@ class CollectRules(Struct, frozen=True, kw_only=True):
 
     @property
     def backoff(self) -> Backoff:
-        """How long to wait when the server is in trouble: somebody waits for a run that is to end."""
+        """How long to wait when the server is in trouble: less with --once, because somebody waits for that run."""
         return self.once_backoff if self.once else self.trouble_backoff

@@ -1,6 +1,6 @@
-"""What is decided about a source as a whole: which one a token belongs to, what listings do to it, and its alarms.
+"""Decides about a source as a whole: which one a token belongs to, what listings do to it, and its alarms.
 
-The token itself never leaves this module's arguments: a source keeps a keyed HMAC of it, under a salt of its own.
+The token itself is never kept: a source keeps an HMAC of it, keyed with a salt of its own.
 """
 
 from __future__ import annotations
@@ -43,11 +43,10 @@ MAX_UNLISTABLE = 1000
 
 
 class Thresholds(Struct, frozen=True, kw_only=True):
-    """How much may go missing or change before it is not believed: shares of the known elements, and numbers of them.
+    """How much may go missing or change and still be believed: shares of the known elements, and numbers of them.
 
-    Vanishing is held back above `missing_share` and more than `missing_count`; a surge is more than `changed_share`
-    and more than `changed_count` within 24 hours. The number is small: who has few files
-    wants to hear of it, too.
+    Vanishing is held back above both `missing_share` and `missing_count`. A surge is more than both `changed_share` and
+    `changed_count` within 24 hours. That number is small, because a person with few files wants to hear of it too.
     """
 
     missing_share: float = 0.1
@@ -68,9 +67,9 @@ class Match(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """What one page of a listing brought: counts of entries, and the newest second of it that can be believed.
+    """What one chunk of a listing brought: counts of entries, and its newest second that can be believed.
 
-    `afresh` counts the changed ones that had not changed within the last 24 hours already.
+    `afresh` counts the changed ones that had not already changed within the last 24 hours.
     """
 
     new: int = 0
@@ -95,19 +94,19 @@ class Hold(Struct, frozen=True, kw_only=True):
 
 
 def source_key(source_id: bytes) -> StreamKey:
-    """Return the key of the stream that tells of a source (16 bytes) itself."""
+    """Return the key of the stream about a source (16 bytes) itself."""
     return StreamKey(source=source_id, kind=SOURCE_KIND, id="")
 
 
 def token_mac(salt: bytes, token: str) -> bytes:
-    """Return how a source (its salt, 32 bytes) knows its token again without keeping it: HMAC-SHA-256."""
+    """Return the HMAC-SHA-256 by which a source (its salt, 32 bytes) recognises its token without keeping it."""
     return hmac.new(salt, b"token\0" + token.encode(), hashlib.sha256).digest()
 
 
 def match_source(
     known: Mapping[bytes, SourceEntry], token: str, url: str, namings: Mapping[bytes, Naming] | None = None
 ) -> Match:
-    """Return which of the known sources this token and address belong to; `namings` know their further tokens."""
+    """Return which of the known sources this token and address belong to; `namings` has their further tokens."""
     sources = {id_: entry.source for id_, entry in known.items()}
     more = {} if namings is None else namings
     mine = {i: s for i, s in sources.items() if _is_token_of(s, more.get(i), token)}
@@ -126,7 +125,7 @@ def match_source(
 def source_of_vault(
     known: Mapping[bytes, SourceEntry], vault: bytes, url: str, namings: Mapping[bytes, Naming]
 ) -> bytes | None:
-    """Return the id of the source that has this vault, one at this address before all others; None if there is none."""
+    """Return the id of the source that has this vault, preferably one at this address; None if there is none."""
     mine = {id_: entry.source for id_, entry in known.items() if namings[id_].vault == vault}
     return max(mine, key=lambda id_: (url in mine[id_].urls, mine[id_].listed_us or 0, id_), default=None)
 
@@ -134,7 +133,7 @@ def source_of_vault(
 def moved(source: Source, url: str) -> SourceRenamed:
     """Return the fact that the server of `source` is now at `url`.
 
-    The earlier addresses stay known, but not those of a source that was never listed: they may be a slip of the pen.
+    The earlier addresses stay known, but not those of a source that was never listed: they may be typing errors.
     """
     known = source.urls if was_listed(source) else ()
     urls = (*(each for each in known if each != url), url)
@@ -168,7 +167,7 @@ def begin(*, salt: bytes, token: str, url: str) -> SourceBegan:
 
 
 def advance(source: Source, found: Found, *, known: int, now_us: int, thresholds: Thresholds) -> ListingAdvanced | None:
-    """Return the fact that a page was taken in, None where it brought nothing; `known` counts the elements before it.
+    """Return the fact that a chunk was taken in, None if it brought nothing; `known` counts the elements before it.
 
     Elements that changed within the last 24 hours are counted here, each once, and a surge of them is noticed.
     """
@@ -195,7 +194,7 @@ def complete(
     cursor: int | None,
     unlistable: Iterable[int],
 ) -> ListingCompleted:
-    """Return the fact that a listing came to its end; a full one that did without a hold lifts an earlier one."""
+    """Return the fact that a listing came to its end; a full one lifts an earlier hold."""
     is_full = listing.mode == "full"
     kept = () if is_full else (s for s in source.unlistable if listing.since is not None and s <= listing.since)
     after = replace(
@@ -228,18 +227,18 @@ def hold_back(
 
 
 def cut_short(source: Source, listing: Listing, hold: Hold, *, now_us: int) -> ListingHeldBack:
-    """Return the fact that a listing was held back before its end: there is no other until a person agrees."""
+    """Return the fact that a listing was held back before its end; no other follows until a person accepts it."""
     held = HeldListing(reason=hold.reason, missing=0, known=hold.known, since_us=now_us)
     return ListingHeldBack(source=replace(source, held=held), listing=listing)
 
 
 def is_cut_short(source: Source) -> bool:
-    """Whether a listing was held back before its end, and nobody has agreed yet to go on."""
+    """Whether a listing was held back before its end, and nobody has accepted it yet."""
     return source.held is not None and source.held.reason in {TOO_MANY, TOO_LARGE}
 
 
 def is_believable(source: Source, missing: int, known: int, thresholds: Thresholds) -> bool:
-    """Whether so few elements are gone, of those known, or so many were accepted, that it need not be a mistake."""
+    """Whether so few of the known elements are gone, or so many were accepted, that it need not be a mistake."""
     held = source.held
     if held is not None and held.is_accepted and missing <= held.missing + thresholds.missing_count:
         return True

@@ -1,7 +1,7 @@
-"""A collector as a machine: told what happened and when, it answers what is to be done next.
+"""A collector as a state machine: it hears what happened and when, and answers what to do next.
 
-`Collector.step` is pure but for its own state: no threads, sockets, clock or randomness. The loop carries its actions
-out with real ones, the simulation (tests/simulation) with a virtual clock and faults.
+`Collector.step` is pure except for its own state: no threads, sockets, clock or randomness. The loop carries its
+actions out with real ones, the simulation (tests/simulation) with a virtual clock and faults.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Collector:
 
     @property
     def stage(self) -> Literal["listing", "fetching", "complete"]:
-        """How far the round is. One that is to stop, or that the run has not finished trying, is never complete."""
+        """How far the round is: never complete after a request to stop, or before a run with --once is over."""
         if self._listing.is_busy:
             return "listing"
         is_over = self.is_finished if self._rules.once else self._fetching.is_idle
@@ -86,7 +86,7 @@ class Collector:
 
     @property
     def failing(self) -> int:
-        """How many fetches failed (of a run that is to end: in its last round)."""
+        """How many fetches failed (with --once: in the last round)."""
         return self._fetching.failing
 
     @property
@@ -105,13 +105,13 @@ class Collector:
         return min(times)
 
     def step(self, now_us: int, happened: Input) -> list[Action]:
-        """Return what is to be done, in this order, now that this happened at `now_us`."""
+        """Return what to do, in this order, now that this happened at `now_us`."""
         if self.is_finished:
             return []
         actions = self._react(now_us, happened)
         return actions + self._go_on(now_us)
 
-    def _react(  # noqa: C901, PLR0912 - one case an input: the type checker names the missing one
+    def _react(  # noqa: C901, PLR0912 - one case per input: the type checker names a missing one
         self, now_us: int, happened: Input
     ) -> list[Action]:
         listing, fetching = self._listing, self._fetching
@@ -183,7 +183,7 @@ class Collector:
         return actions
 
     def _answered(self, now_us: int, happened: PageListed | PageFailed | PageRefused) -> list[Action]:
-        """Take in an answer of the list; one that was only to see whether the server is there is about fetching."""
+        """Take in an answer to a list request; if that only checked that the server is there, it concerns fetching."""
         listing, fetching = self._listing, self._fetching
         match happened:
             case PageListed():
@@ -236,7 +236,7 @@ class Collector:
         return [Say(level="error", event="ousted", text=text), *self._finish(Exit.LOCKED)]
 
     def _end_round(self, now_us: int) -> list[Action]:
-        """End a run that tries everything once, or try what failed again after a moment."""
+        """End a run with --once, or try again after a pause what failed."""
         fetching = self._fetching
         can_try = not (fetching.is_closed or fetching.has_given_up)
         if fetching.failing and can_try and self._round < self._rules.tries:

@@ -29,10 +29,10 @@ MAX_NAMES = 100
 class Moves:
     """How the dates of known elements moved, each by any of the shifts that would explain it, and the newest of them.
 
-    An element that has not changed since earlier changes of the zone may have gone through them one way or another, so
-    its date as it is known leaves open by how much it moved this time. `strange` counts those that did move this time,
-    whichever way that was; `furthest` is how far a date is from where it was known. `made_in` counts the present ones
-    that no move explains, by the zone in which their row was made: a row made after the change did not move with it.
+    An element that has not changed since earlier zone changes may have gone through them in one way or another, so its
+    known date leaves open how far it moved this time. `strange` counts those that did move this time, by whichever
+    shift; `furthest` is the largest distance of a date from the known one. `made_in` counts the present ones that no
+    move explains, by the zone in which their row was made: a row made after the change did not move with it.
     """
 
     by_shifts: Counter[tuple[int, ...]] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Moves:
             self.made_in[tz] += 1
 
     def add(self, moved: int, ways: Iterable[int], date: int, *, is_strange: bool = True) -> None:
-        """Count a date that is `moved` seconds from where it was known, where `ways` led before, and is `date` now."""
+        """Count a date that is `date` now, `moved` seconds from the known one, which `ways` may have moved before."""
         shifts = tuple(sorted({moved - way for way in ways}))
         self.by_shifts[shifts] += 1
         self.strange += is_strange
@@ -57,14 +57,14 @@ class Moves:
 
 
 def changed_by(moves: Moves, *, known: int, before: str | None, after: str | None) -> tuple[int, ...]:
-    """Return the offsets in seconds, one or two, by which a change of the server's zone moved `known` dates; or ().
+    """Return the one or two offsets in seconds by which a change of the server's zone moved `known` dates; or ().
 
-    It did if at least nine in ten moved, and if the wall clock of the newest still reads the same, `before` in the old
-    zone and `after` in the new: files that were all put in anew, an hour later to the second, read differently. Rows
-    that were made in the new zone do not count. Where the old zone is not known, ten dates are enough to tell.
+    The zone changed if at least nine in ten moved, and if the newest still reads the same on the wall clock, in the old
+    zone (`before`) and in the new (`after`). Files that were all put in again an hour later, to the second, read
+    differently. Rows that were made in the new zone do not count. If one of the zones is unknown, ten dates are enough.
 
-    Where the server itself answered in another zone than before, the change is certain. Then nine in ten of those that
-    moved are enough: all others may have been seen for the first time after it.
+    If the server itself answered in a different zone than before, the change is certain. Then nine in ten of those that
+    moved are enough, because all others may have been seen for the first time after it.
     """
     if not moves.strange:
         return ()
@@ -102,9 +102,9 @@ def _reads_the_same(
 
 
 def between(before: str | None, after: str | None, date: int) -> tuple[int, ...]:
-    """Return by how many seconds dates move where the zone `before` becomes `after`: now and half a year ago.
+    """Return by how many seconds dates move if the zone `before` becomes `after`: now and half a year ago.
 
-    () where nothing moves, or one of them is not known. What rows say is better evidence (`changed_by`); this is for
+    Return () if nothing moves, or one of the zones is unknown. Rows are better evidence (`changed_by`); this is for
     elements whose rows cannot be listed.
     """
     offsets = set()

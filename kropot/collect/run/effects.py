@@ -1,6 +1,6 @@
-"""The ledger's part of a collector's actions: each is carried out at once, and what came of it is returned.
+"""Carries out the ledger's part of a collector's actions: each at once, and returns the result.
 
-The loop and the simulation share it, so that what is simulated is what runs.
+The loop and the simulation share it, so that the simulation tests the code that runs.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from ledger.places import Placement
 
 STRETCH = 5000
-"""How many entries to look at at a time. That takes as long as a few listed pages."""
+"""How many entries to read at a time. That takes as long as a few listed pages."""
 
 MOST_FAILED_RUNS = 100
-"""After more failed runs in a row than this, what the server called closed is not looked for."""
+"""After more failed runs in a row than this, the search for what the server called closed stops."""
 
 PRESENT = ("current", "damaged", "lost", "pending")
 HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000
@@ -79,9 +79,9 @@ LEDGER_ACTIONS = get_args(LedgerAction)
 class LedgerEffects(Struct, frozen=True, kw_only=True):
     """Carries out what concerns the ledger, for one instance and one source.
 
-    `free_bytes` tells how much room the storage has, None where that is not known. `holds` tells whether an object is
-    in it, by SHA-256, size, and its place in a pack if it was put there just now. `_taken` has the position when
-    work was taken that is under way.
+    `free_bytes` tells how much room the storage has, None if that is unknown. `holds` tells whether an object is in it,
+    by SHA-256, size, and its place in a pack if it was just put there. `_taken` has, for work under way, the ledger's
+    position when it was taken.
     """
 
     ledger: Ledger
@@ -93,7 +93,7 @@ class LedgerEffects(Struct, frozen=True, kw_only=True):
     _taken: dict[StreamKey, int] = field(default_factory=dict)
 
     def perform(self, action: LedgerAction) -> Input | None:
-        """Carry an action out and return what happened, None where nothing answers.
+        """Carry an action out and return what happened, None if nothing answers.
 
         Raises: LedgerError, StorageError.
         """
@@ -102,7 +102,7 @@ class LedgerEffects(Struct, frozen=True, kw_only=True):
         except InstanceBusyError:
             return Ousted()
 
-    def _perform(  # noqa: C901 - one case an action: the type checker names the missing one
+    def _perform(  # noqa: C901 - one case per action: the type checker names a missing one
         self, action: LedgerAction
     ) -> Input | None:
         answer: Input | None = None
@@ -159,7 +159,7 @@ class LedgerEffects(Struct, frozen=True, kw_only=True):
         )
 
     def _closed(self) -> int | None:
-        """Return what the source's newest fact says is closed. Runs that failed change nothing in that."""
+        """Return what the source's newest fact says is closed. Failed runs do not change that."""
         key = source_key(self.source_id)
         for event in islice(self.ledger.history(key, newest_first=True), MOST_FAILED_RUNS):
             if isinstance(event.fact, ListingCompleted):
@@ -175,7 +175,7 @@ class LedgerEffects(Struct, frozen=True, kw_only=True):
             wanted = set(keys)
             found = self.ledger.entries(wanted)
             keys = (key for key in wanted if key not in found)
-        # An element that was erased and blocked is known as one of which nothing may be recorded.
+        # An element that was erased and blocked is reported as known, so that nothing is recorded about it.
         for key in self.ledger.blocked.among(keys):
             found[key] = Entry(key=key, stream=0, version=0, position=0, element=None)
         source, version = self._source()
@@ -189,7 +189,7 @@ class LedgerEffects(Struct, frozen=True, kw_only=True):
 
     def _record(self, action: RecordFacts) -> Input:
         facts, dropped = action.facts, set[StreamKey]()
-        # What was leased to be fetched is given back in the transaction that says what came of it.
+        # Leases for fetching are given back in the transaction that records the results.
         release = self.instance if action.about in {"copies", "failures"} else None
         position = 0
         while facts:
@@ -206,17 +206,17 @@ class LedgerEffects(Struct, frozen=True, kw_only=True):
         if release is not None:
             self._forget([new.key for new in action.facts])
         if action.places and not facts:
-            # Every fact was left out; the objects are there all the same, and a later fact may name them.
+            # Every fact was left out, but the objects are there all the same, and a later fact may name them.
             self.ledger.places.add(action.places)
         if release is not None and dropped:
             self.ledger.work.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
 
     def _look_again(self, facts: tuple[NewFact, ...], places: tuple[Placement, ...]) -> None:
-        """Look whether the objects of new copies are still there, if some were freed since they were fetched.
+        """Check that the objects of new copies are still there, if any were freed since the work was taken.
 
-        This runs under the ledger's lock, and objects are freed only under it. A copy whose object another copy left
-        behind, and that was freed meanwhile, is fetched again. Raises: ConflictError, which names those elements.
+        This runs under the ledger's lock, and objects are freed only under it. If a copy's object was another copy's
+        before, and was freed in the meantime, it is fetched again. Raises: ConflictError, which names those elements.
         """
         since = min(self._taken.get(new.key, 0) for new in facts)
         if self.holds is None or not is_freed_since(self.ledger, since):

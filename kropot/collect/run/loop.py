@@ -40,20 +40,20 @@ LEDGER_TRIES = 10
 
 
 class ProgressListener(Protocol):
-    """Who is told how it goes."""
+    """Follows how a run goes."""
 
     def hear(self, say: Say) -> None:
         """Take in a message."""
         ...
 
     def look(self, collector: Collector) -> None:
-        """Look at the collector, often."""
+        """Look at the collector; this is called often."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Loop:
-    """One collector at work. `clock` gives microseconds since 1970, `rest` sleeps so many seconds."""
+    """One collector at work. `clock` gives microseconds since 1970, `rest` sleeps for so many seconds."""
 
     collector: Collector
     effects: LedgerEffects
@@ -70,7 +70,7 @@ class Loop:
     def run(self) -> Exit:
         """Work until the collector finishes; return its exit code.
 
-        Raises: LedgerError, StorageError, or whatever a thread met that it did not foresee.
+        Raises: LedgerError, StorageError, or any unexpected error of a thread.
         """
         workers = (self.control, self.transfer, self.publisher, self.prefetching)
         for worker in workers:
@@ -106,7 +106,7 @@ class Loop:
             self.listener.look(self.collector)
 
     def _receive(self, happened: deque[Input]) -> None:
-        """Put what the threads have to say behind what has happened; wait for it if nothing has."""
+        """Append what the threads report to `happened`; if that is empty, wait for a report."""
         wait_s = 0.0
         if not happened:
             wait_s = min(max((self.collector.wakes_us - self.clock()) / 1e6, 0.0), LONGEST_WAIT_S)
@@ -139,7 +139,7 @@ class Loop:
         return None
 
     def _ask_ledger(self, action: LedgerAction) -> Input | None:
-        """Have the ledger's part done, patiently: a database may be away or busy for a while."""
+        """Carry out the ledger's part, patiently, because a database may be unavailable or busy for a while."""
         for attempt in range(LEDGER_TRIES):
             try:
                 return self.effects.perform(action)

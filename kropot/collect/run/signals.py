@@ -1,4 +1,4 @@
-"""Ends a collector in order on SIGTERM and SIGINT."""
+"""Ends a collector cleanly on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 

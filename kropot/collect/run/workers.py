@@ -1,4 +1,4 @@
-"""The threads for what takes time: one asks the server, two move contents, one makes them durable.
+"""The threads for slow work: one asks the server, two move contents, one makes them durable.
 
 Each thread takes actions from its own queue and puts what happened into the loop's inbox. An exception that a thread
 did not expect goes into the inbox, too, and the loop raises it.
@@ -55,7 +55,7 @@ BATCH_S = 0.5
 
 POLL_S = 0.05
 PREFETCH_POLL_S = 0.005
-"""While others are in flight, a further order waits this long."""
+"""While other orders are in flight, a new one waits at most this long."""
 
 
 class ListClient(Protocol):
@@ -71,7 +71,7 @@ class ListClient(Protocol):
 
 
 class Crashed(Struct, frozen=True):
-    """A thread met something unforeseen."""
+    """A thread met an unexpected error."""
 
     error: BaseException
 
@@ -132,7 +132,7 @@ class Control(Responder):
         self._client = client
 
     def perform(self, action: object) -> Input:
-        """PageRequest, and say what came."""
+        """Ask for a page, or whether an element is gone, and return the answer."""
         if isinstance(action, AskGone):
             return self._ask_gone(action.failed)
         if not isinstance(action, ListPage):
@@ -155,7 +155,7 @@ class Control(Responder):
 
 
 class ObjectPublisher(Protocol):
-    """What the publisher needs: an object store, or whoever stands before one."""
+    """What the publisher needs: an object store, or a stand-in for one."""
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
         """Make the objects durable, as `ObjectStore.publish` does."""
@@ -179,7 +179,7 @@ class Publisher(Responder):
 
 
 def job_of(entry: Entry) -> FetchJob:
-    """Return what is to be fetched for an entry, and what the list said of it. Raises: TypeError if it was erased."""
+    """Return what to fetch for an entry, and what the list said about it. Raises: TypeError if it was erased."""
     element = entry.element
     if element is None:
         raise TypeError("an erased element cannot be fetched")
@@ -196,7 +196,7 @@ def job_of(entry: Entry) -> FetchJob:
 
 
 class Prefetching(Worker):
-    """Has contents fetched in bulk, and hands on what came."""
+    """Has contents fetched in bulk, and passes the results on."""
 
     def __init__(self, make: Callable[[], PrefetchEngine], inbox: Inbox) -> None:
         """Prepare; `make` makes an engine when the first order comes."""
@@ -204,7 +204,7 @@ class Prefetching(Worker):
         self._make = make
 
     def work(self) -> None:
-        """Hand orders on and take their answers in until None comes; then break off what is in flight."""
+        """Pass orders on and take in their answers until None comes; then break off what is in flight."""
         engine: PrefetchEngine | None = None
         while True:
             try:
@@ -227,7 +227,7 @@ class Prefetching(Worker):
 
 
 def bulk_wanted(listed: Listed) -> BulkWanted:
-    """Return what a bulk request asks for, of an entry that has an etag and a size. Raises: TypeError if it has not."""
+    """Return what a bulk request asks for to get this entry. Raises: TypeError if it lacks an etag or a size."""
     header = listed.header
     etag = listed.etag if header is None else etag_in(header)
     if etag is None or listed.size is None:
@@ -249,10 +249,10 @@ def _copies(came: list[PrefetchedObject]) -> dict[int, PrefetchedCopy]:
 
 
 class Transfer(Worker):
-    """Moves contents through an engine, and hands their receipts on in batches."""
+    """Moves contents through an engine, and passes their receipts on in batches."""
 
     def __init__(self, make: Callable[[], TransferEngine], inbox: Inbox) -> None:
-        """Prepare; `make` makes an engine, again after it was closed."""
+        """Prepare; `make` makes an engine, and a new one after that was closed."""
         super().__init__("transfer", inbox)
         self._make = make
         self._engine: TransferEngine | None = None

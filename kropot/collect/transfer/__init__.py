@@ -1,1 +1,1 @@
-"""Moving contents from a server into the object store: one small protocol, two engines, the same beliefs in both."""
+"""Moving contents from a server into the object store: one small protocol, two engines, the same checks in both."""

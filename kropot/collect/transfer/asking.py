@@ -1,4 +1,4 @@
-"""One kept-alive connection over http.client that asks for one answer after another."""
+"""One kept-alive connection over http.client that makes one request after another."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class AskingConnection:
     def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> http.client.HTTPResponse | str:
-        """Send a request and return the answer's head; a connection that was kept may be dead, then a new one is made.
+        """Send a request and return the answer's head; if the kept connection is dead, make a new one.
 
-        The reason where no connection can be made. Raises: http.client.HTTPException, OSError, ValueError.
+        Return the reason if no connection can be made. Raises: http.client.HTTPException, OSError, ValueError.
         """
         for fresh in (False, True):
             connection = self._connection
@@ -85,8 +85,8 @@ class AskingConnection:
         self._closed.set()
         sock = self._sock
         if sock is not None:
-            # The base class's own: a TLS socket's would forget its cipher, while another thread reads from it. Where
-            # the other side was faster there is nothing left to shut.
+            # The base class's own, because a TLS socket's would forget its cipher while another thread reads from it.
+            # If the other side was faster, there is nothing left to shut down.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
@@ -104,7 +104,7 @@ class AskingConnection:
             connection.close()
 
     def _connect(self) -> http.client.HTTPConnection | str:
-        """Connect; the reason where the server cannot be reached."""
+        """Connect; return the reason if the server cannot be reached."""
         self.disconnect()
         if self._closed.is_set():
             return "unreachable"
@@ -119,7 +119,7 @@ class AskingConnection:
         except (OSError, UnicodeError) as error:
             return reason_of(error) or "unreachable"
         self._connection, self._sock = connection, connection.sock
-        if self._closed.is_set():  # meanwhile: whoever closes either sees the socket or is seen here
+        if self._closed.is_set():  # meanwhile: `close` either sees the socket or is seen here
             self.disconnect()
             return "unreachable"
         return connection

@@ -27,7 +27,7 @@ class BlockingFetcher:
         self._buffer = memoryview(bytearray(CHUNK))
 
     def fetch(self, receiver: ContentReceiver) -> Receipt:
-        """Fetch one content to its end, going on where it breaks or broke off if that can be done soundly."""
+        """Fetch one content to its end; resume where it breaks off, or broke off earlier, if that is sound."""
         try:
             extra = receiver.take_up() or {}
         except StorageError as error:
@@ -47,7 +47,7 @@ class BlockingFetcher:
         self._asking.close()
 
     def _attempt(self, receiver: ContentReceiver, extra: dict[str, str]) -> Receipt | str:
-        """Return the result, or the reason of a transfer that broke off."""
+        """Return the receipt, or the reason why the transfer broke off."""
         try:
             answer = self._asking.ask("GET", receiver.job.path, extra)
             return answer if isinstance(answer, str) else self._take(receiver, answer)
@@ -72,5 +72,5 @@ class BlockingFetcher:
         return receiver.finish()
 
     def _room(self) -> memoryview:
-        """Return where to read into: little of a slow transfer is to be lost when it breaks off."""
+        """Return the buffer to read into: small under a rate limit, so that a transfer that breaks loses little."""
         return self._buffer if self._limiter is None else self._buffer[: self._limiter.portion(CHUNK)]

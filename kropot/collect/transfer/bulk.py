@@ -1,7 +1,7 @@
-"""Fetches many small contents in one answer, over one connection, in the thread that asks.
+"""Fetches many small contents in one answer, over one connection, in the calling thread.
 
-It is the quick way and never the only one: whatever does not come here is fetched by itself later, and that way tells
-why it fails. So a server that breaks off, refuses or sends rubbish costs time, and nothing else.
+This is the fast way, and never the only one: a content that does not come this way is fetched singly later, and that
+reports why it fails. So a server that breaks off, refuses or sends rubbish costs only time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST_S: Final = 600
 """How long one answer may take in all, in seconds: a page of the list waits for it."""
 
 ATTEMPTS: Final = 2
-"""How many times to ask for the rest of an answer that broke off. What is still missing is then fetched singly."""
+"""How many times to ask in all, if answers break off. What is still missing is then fetched singly."""
 
 _BUFFER: Final = 256 << 10
 _LINE: Final = 64
@@ -47,10 +47,10 @@ class BulkFetcher:
         self.is_off = False
 
     def fetch(self, wanted: Sequence[BulkWanted]) -> Iterator[BulkContent]:
-        """Yield the contents that came and can be believed, by their places in `wanted`. Those that do not: nothing.
+        """Yield the contents that came and can be believed, with their places in `wanted`; leave out all others.
 
-        Once the server does not know bulk requests after all, or answers nonsense, `is_off` is True and nothing is
-        asked any more.
+        If the server turns out not to know bulk requests, or answers nonsense, `is_off` becomes True and nothing more
+        is asked.
         """
         for first, last in _portions(wanted):
             for _ in range(ATTEMPTS):
@@ -68,9 +68,9 @@ class BulkFetcher:
         self._asking.close()
 
     def _answer(self, wanted: Sequence[BulkWanted], first: int) -> Iterator[BulkContent]:
-        """Yield what one answer brings, by places from `first` on.
+        """Yield the contents of one answer, with places from `first` on.
 
-        `_reached` is how far it came: all of `wanted` if it was whole.
+        `_reached` is how far the answer came: all of `wanted` if it was whole.
         """
         self._reached = 0
         if self.is_off:
@@ -114,13 +114,13 @@ class BulkFetcher:
 
 
 class _AnswerBody:
-    """Exactly so many bytes of an answer's body after the other. Reading the chunks here is faster than there."""
+    """Reads exact numbers of bytes of an answer's body. Reading its chunks here is faster than in http.client."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         self._answer = answer
         self._file = answer.fp
         self._is_chunked = bool(answer.chunked)
-        # Of a chunked body: what is left of this chunk.
+        # In a chunked body: what is left of this chunk.
         self._left = 0 if self._is_chunked else (answer.length or 0)
         self._is_first = True
 

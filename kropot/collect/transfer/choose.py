@@ -1,4 +1,4 @@
-"""Chooses the engine that moves contents: libcurl, or the slower fallback where libcurl is missing."""
+"""Chooses the engine that moves contents: libcurl, or the slower fallback if libcurl is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class EngineChoice(Struct, frozen=True, kw_only=True):
-    """The chosen kind of engine; `warning` is a sentence for the user where it is the slower one, else None."""
+    """The chosen kind of engine; `warning` is a sentence for the user if it is the slower one, else None."""
 
     name: str
     make: EngineMaker

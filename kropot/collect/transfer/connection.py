@@ -33,10 +33,10 @@ _REASONS = {
 
 
 class CurlConnection:
-    """A handle and what is known of its content; it keeps its connection for the next."""
+    """A handle and the state of its content; it keeps its connection for the next content."""
 
     def __init__(self, server: Server, large: int) -> None:
-        """Set what is the same for all jobs."""
+        """Set the options that are the same for all jobs."""
         self._server = server
         self._large_from = large
         self._fields = [f"{name}: {value}" for name, value in server.headers.items()]
@@ -56,7 +56,7 @@ class CurlConnection:
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
-        # A proxy of the environment would see the token.
+        # A proxy from the environment would see the token.
         curl.setopt(pycurl.PROXY, "")
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(1000 * min(server.connect_s, server.silence_s))))
@@ -74,7 +74,7 @@ class CurlConnection:
         self._prepare({})
 
     def is_silent(self, now: float) -> bool:
-        """Whether nothing has come for too long; libcurl itself knows averages only."""
+        """Whether nothing has come for too long; libcurl itself only knows averages."""
         return not self.is_paused and now - self._heard > self._server.silence_s
 
     def excuse(self, seconds: float) -> None:
@@ -82,7 +82,7 @@ class CurlConnection:
         self._heard += seconds
 
     def go_on(self) -> int | None:
-        """Go on where the rate made this pause. Return libcurl's code if the transfer broke off at once."""
+        """Continue after the rate limit made this pause. Return libcurl's code if the transfer broke off at once."""
         self.is_paused = False
         self._heard = monotonic()
         try:
@@ -92,7 +92,7 @@ class CurlConnection:
         return None
 
     def resume(self, code: int) -> bool:
-        """Prepare the handle for the rest of a content that broke off; False where that cannot be done."""
+        """Prepare the handle for the rest of a content that broke off; return False if that cannot be done."""
         if code == 0 or self._error is not None:
             return False
         extra = self._running.resume_headers()
@@ -102,7 +102,7 @@ class CurlConnection:
         return True
 
     def end(self, code: int) -> ContentReceiver | NotReceived:
-        """Return the content, which came to its proper end and is to be finished, or its failure.
+        """Return the content, to be finished, if it came to its proper end, else its failure.
 
         The handle is free again.
         """
@@ -117,13 +117,13 @@ class CurlConnection:
         return receiver if code == 0 else receiver.failed(self._reason(code))
 
     def abort(self) -> FetchJob:
-        """Forget what came of the content, and return its job."""
+        """Discard what came of the content, and return its job."""
         receiver, self._receiver = self._running, None
         receiver.abort()
         return receiver.job
 
     def suspend(self) -> None:
-        """Break the transfer off; what came may wait for its rest."""
+        """Break the transfer off; the bytes that came may wait for the rest."""
         receiver, self._receiver = self._running, None
         receiver.suspend()
 
@@ -159,7 +159,7 @@ class CurlConnection:
             if self._noise >= NOISE:
                 self._heard, self._noise = monotonic(), 0
             return self._take(self._running, chunk)
-        except BaseException as error:  # noqa: BLE001 -- libcurl would print it and go on: `end` raises it
+        except BaseException as error:  # noqa: BLE001 -- libcurl would print it and continue, so `end` raises it
             self._broken = error
             return -1
 
@@ -217,7 +217,7 @@ def _parse_head(lines: list[bytes]) -> tuple[int, int, list[tuple[str, str]]]:
 
 @lru_cache(maxsize=256)
 def _field(line: bytes) -> tuple[str, str] | None:
-    """Return a header's lower-case name and value, None for a line that holds none that matters.
+    """Return a header's lower-case name and value, None for a line without a header that matters.
 
     Cached, because most lines are the same in every answer.
     """

@@ -1,8 +1,8 @@
-"""The fast engine: libcurl's multi interface in one thread, and others for what would keep it from its sockets.
+"""The fast engine: libcurl's multi interface in one thread, and others for work that would hold it up.
 
-Large bodies go to blocking readers of 1 MiB, because libcurl hands out 16 KiB a call, which Python pays for. All others
-are hashed and written by finishers: making a file may take longer than fetching it, and needs no interpreter lock.
-Bodies of middling size go to them one by one, small ones in batches, because a hand-over costs as much as a small body.
+Large bodies go to blocking readers of 1 MiB, because libcurl hands out 16 KiB a call, and calls are slow in Python.
+Finishers hash and write all others, because making a file can take longer than fetching it, and needs no interpreter
+lock. Middling bodies go to them one by one, small ones in batches, because a hand-over costs as much as a small body.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MIDDLING = 64 << 10
 """Bodies from this length on go to the finishers one by one."""
 FINISHERS = 2
 MOST_SMALL = 256
-"""At most this many small bodies wait in memory for a finisher; then no further content begins."""
+"""When this many small bodies wait in memory for a finisher, no further content begins."""
 
 _LOOK_S = 0.25
 _LONGEST_WAIT_S = 1.0
@@ -95,7 +95,7 @@ class CurlEngine:
         return waiting + len(self._finishing) + self._waiting_small
 
     def submit(self, jobs: Sequence[FetchJob]) -> None:
-        """Queue the jobs; those that are known to be large, or to have broken off, take the other way at once."""
+        """Queue the jobs; those known to be large, or to have broken off, go to the blocking readers at once."""
         for job in jobs:
             is_large = (job.size or 0) >= self._known_large or self._store.has_kept(kept_name(job.stream))
             if is_large:
@@ -104,7 +104,7 @@ class CurlEngine:
                 self._waiting.append(job)
 
     def poll(self, timeout_s: float) -> list[Receipt]:
-        """Turn libcurl's wheel until something has ended."""
+        """Drive libcurl until something has ended or the time is up."""
         deadline = monotonic() + timeout_s
         results: list[Receipt] = []
         while True:
@@ -147,7 +147,7 @@ class CurlEngine:
         self._store.discard([result.staged for result in results if isinstance(result, Received)])
 
     def _may_read(self, results: list[Receipt]) -> bool:
-        """Whether the rate allows to read now; wait a moment if not. What nobody reads, the server does not send."""
+        """Whether the rate allows reading now; wait a moment if not. The server does not send what nobody reads."""
         limiter = self._server.limiter
         if limiter is None or not self._busy:
             return True
@@ -161,7 +161,7 @@ class CurlEngine:
             if limiter.owed_s > 0:
                 return False
             if connection.is_paused:
-                # Whoever goes on now is the last to go on next time.
+                # The one that continues now is the last to continue next time.
                 self._busy[curl] = self._busy.pop(curl)
                 code = connection.go_on()
                 if code is not None:
@@ -169,10 +169,10 @@ class CurlEngine:
         return limiter.owed_s <= 0
 
     def _wait(self, seconds: float, results: list[Receipt]) -> None:
-        """Sleep until something may have happened; what others do beside libcurl does not wake it."""
+        """Sleep until something may have happened; work outside libcurl does not wake it."""
         if self._busy:
             if self._server.limiter is not None:
-                # A transfer that pauses wakes nobody.
+                # A paused transfer wakes nobody.
                 seconds = min(seconds, max(self._server.limiter.owed_s, _LONGEST_WAIT_BESIDE_S))
             is_alone = not self._is_finishing and not self._large.in_flight
             self._multi.select(seconds if is_alone else min(seconds, _LONGEST_WAIT_BESIDE_S))
@@ -189,7 +189,7 @@ class CurlEngine:
         return bool(self._finishing) or self._finishing_small is not None
 
     def _fill(self) -> None:
-        # What waits for the finishers is held in memory.
+        # Bodies that wait for the finishers are held in memory.
         if self._waiting_small >= MOST_SMALL:
             return
         while self._waiting and self._idle and len(self._finishing) < len(self._connections):
@@ -243,7 +243,7 @@ class CurlEngine:
         self._idle.append(connection)
 
     def _finish_small(self) -> None:
-        """Hand over the small bodies that came while the last batch of them was finished."""
+        """Hand over the small bodies that came while the last batch of them was being finished."""
         if self._small and self._finishing_small is None:
             batch, self._small = self._small, []
             self._finishing_small = self._finishers.submit(_conclude_all, batch)

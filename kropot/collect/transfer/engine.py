@@ -43,7 +43,7 @@ class FetchJob(Struct, frozen=True, kw_only=True):
 
 
 class Server(Struct, frozen=True, kw_only=True):
-    """Where and how contents are asked for. The headers hold the token, so the repr leaves them out.
+    """Where and how to ask for contents. The headers hold the token, so the repr leaves them out.
 
     `silence_s` bounds how long the server may be silent; `ca_file` is a PEM file of the authorities to trust instead of
     the usual ones. All engines of a process share the limiter, None without a limit.
@@ -60,7 +60,7 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 def refusal_in(receipts: Sequence[Receipt]) -> NotReceived | None:
-    """Return the first receipt that says that the token is refused: jobs that still wait MUST then not be sent."""
+    """Return the first receipt that says that the token is refused: jobs that still wait MUST NOT be sent then."""
     return next((each for each in receipts if isinstance(each, NotReceived) and each.refused), None)
 
 
@@ -82,9 +82,9 @@ class TransferEngine(Protocol):
         ...
 
     def poll(self, timeout_s: float) -> list[Receipt]:
-        """Return what has ended, as soon as anything has, after `timeout_s` at the latest; nothing in flight: at once.
+        """Return receipts as soon as there are any, after `timeout_s` at the latest; at once if nothing is in flight.
 
-        Whoever takes a `Received` publishes or discards what it staged.
+        The caller publishes or discards what a `Received` staged.
         """
         ...
 
@@ -100,7 +100,7 @@ class EngineMaker(Protocol):
     """Makes an engine for one server and one store."""
 
     def __call__(self, server: Server, store: ObjectStore, *, keep_free: int = 0) -> TransferEngine:
-        """Return an engine that stops writing where less than `keep_free` bytes would be left."""
+        """Return an engine that stops writing when less than `keep_free` bytes would be left."""
         ...
 
 

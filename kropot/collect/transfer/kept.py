@@ -1,4 +1,4 @@
-"""What is noted beside the bytes of a content that broke off: whose they are, and what the server called them."""
+"""The note beside the bytes of a content that broke off: whose they are, and what the server called them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class KeptNote(Struct, frozen=True, kw_only=True):
 
 
 def read_note(data: bytes) -> KeptNote | None:
-    """Undo `KeptNote.pack`; None for anything else, which an earlier version or a fault of the disk may have left."""
+    """Undo `KeptNote.pack`; return None for anything else, which an earlier version or a disk fault may have left."""
     try:
         stored, etag, iv, length, *rest = msgpack.unpackb(data)
-        (sealed,) = rest or (None,)  # notes of before have no such field
+        (sealed,) = rest or (None,)  # older notes have no such field
         for value, kind in ((stored, bytes), (etag, str), (iv or b"", bytes), (length, int), (sealed or b"", bytes)):
             if not isinstance(value, kind):
                 return None

@@ -45,7 +45,7 @@ class PlainEngine:
         return f"http.client with {self._wanted} threads"
 
     def submit(self, jobs: Sequence[FetchJob]) -> None:
-        """Queue the jobs, and start threads as long as there are fewer than jobs."""
+        """Queue the jobs, and start threads as long as there are fewer threads than jobs."""
         for job in jobs:
             self.in_flight += 1
             self._jobs.put(job)
@@ -72,7 +72,7 @@ class PlainEngine:
         return results if refusal is None else results + self._refuse_waiting(refusal)
 
     def _refuse_waiting(self, refusal: NotReceived) -> list[Receipt]:
-        """Answer every job that no thread has taken as the refused one was answered."""
+        """Answer every job that no thread has taken with the same refusal."""
         refused: list[Receipt] = []
         try:
             while (job := self._jobs.get_nowait()) is not None:
@@ -101,5 +101,5 @@ class PlainEngine:
         while (job := self._jobs.get()) is not None and not self._closed.is_set():
             try:
                 self._results.put(fetcher.fetch(ContentReceiver(job, self._store, self._space)))
-            except BaseException as error:  # noqa: BLE001 -- a thread has nobody to tell: poll raises it
+            except BaseException as error:  # noqa: BLE001 -- a thread cannot report it, so poll raises it
                 self._results.put(error)

@@ -1,7 +1,7 @@
-"""Contents that are fetched and made durable before their elements are recorded: orders in, objects out.
+"""Fetches contents and makes them durable before their elements are recorded: orders in, objects out.
 
-Two threads: one reads from the server and hashes, one publishes. What one order brings is too little for a pack where
-files are small, so contents of several orders are published together.
+One thread reads from the server and hashes, another publishes. If files are small, one order brings too little for a
+pack, so contents of several orders are published together.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.bulkread import BulkWanted
 
 PACK_BYTES: Final = 8 << 20
-"""How much is published together, if as much again is here or ordered, so that the last ones also fill a pack."""
+"""How much is published together, if as much again is here or ordered, so that the last bytes also fill a pack."""
 
 PUBLISH_OBJECTS: Final = 16_384
 PUBLISH_S: Final = 3.0
@@ -63,11 +63,11 @@ class PrefetchEngine(Protocol):
         ...
 
     def flush(self) -> None:
-        """Publish soon: no further order is to come for now."""
+        """Publish soon, because no further order comes for now."""
         ...
 
     def poll(self, timeout_s: float) -> PrefetchAnswers:
-        """Return what was answered, as soon as anything was, after `timeout_s` at the latest."""
+        """Return answers as soon as there are any, after `timeout_s` at the latest."""
         ...
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class PrefetchEngine(Protocol):
 
 
 class _PrefetchedPart(NamedTuple):
-    """Contents that came of an order, and whether they are the last of it."""
+    """Contents that an order brought, and whether they are its last."""
 
     number: int
     came: list[tuple[int, bytes | None, Staged]]
@@ -88,7 +88,7 @@ class PrefetchThreads:
     """Does the work in two threads of this process."""
 
     def __init__(self, server: Server, store: ObjectStore, *, keep_free: int = 0) -> None:
-        """Start the threads. They stop writing where less than `keep_free` bytes would be left."""
+        """Start the threads. They stop writing when less than `keep_free` bytes would be left."""
         self.in_flight = 0
         self.answers: queue.SimpleQueue[PrefetchAnswers | BaseException] = queue.SimpleQueue()
         self._store = store
@@ -97,7 +97,7 @@ class PrefetchThreads:
         self._orders: queue.SimpleQueue[tuple[int, Sequence[BulkWanted]] | None] = queue.SimpleQueue()
         self._parts: queue.SimpleQueue[_PrefetchedPart | None] = queue.SimpleQueue()
         self._is_closed = False
-        # Bytes that were ordered, and of those the ones that are here or will not come; one thread counts each.
+        # Bytes that were ordered, and how many of them are here or will not come. Each is counted by one thread.
         self._ordered = self._answered = 0
         self._came: dict[int, list[PrefetchedObject]] = {}
         self._threads = [
@@ -114,7 +114,7 @@ class PrefetchThreads:
         self._orders.put((number, wanted))
 
     def flush(self) -> None:
-        """Let the publishing thread wait for nothing more, once all orders are read."""
+        """Make the publishing thread stop waiting once all orders are read."""
         self._orders.put(None)
 
     def poll(self, timeout_s: float) -> PrefetchAnswers:
@@ -140,7 +140,7 @@ class PrefetchThreads:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 -- a thread has nobody to tell: poll raises it
+        except BaseException as error:  # noqa: BLE001 -- a thread cannot report it, so poll raises it
             self.answers.put(error)
 
     # --- the thread that reads ---
@@ -166,7 +166,7 @@ class PrefetchThreads:
                         self._parts.put(_PrefetchedPart(number, came, size))
                         came, size = [], 0
             except (UnbelievableError, StorageError):
-                # No room, or no disk. The contents that are fetched by themselves meet the same, and tell it.
+                # No room, or no disk. Contents that are fetched singly meet the same error, and report it.
                 pass
             self._answered = answered
             self._parts.put(_PrefetchedPart(number, came, size, is_last=True))
@@ -190,7 +190,7 @@ class PrefetchThreads:
                 del parts[:due]
 
     def _settle(self, parts: list[_PrefetchedPart]) -> None:
-        """Publish what came of these parts, and answer the orders that end with them."""
+        """Publish the contents of these parts, and answer the orders that end with them."""
         results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
         make = PrefetchedObject._make
         answers: PrefetchAnswers = {}
@@ -209,7 +209,7 @@ class PrefetchThreads:
 
 
 def _due(parts: list[_PrefetchedPart], to_come: int) -> int:
-    """Return how many of these parts are published now, the first ones; `to_come` bytes are ordered beside them."""
+    """Return how many of the first parts are published now; `to_come` bytes are ordered besides."""
     if sum(len(part.came) for part in parts) >= PUBLISH_OBJECTS:
         return len(parts)
     due = size = 0

@@ -60,7 +60,7 @@ class TransferProcess:
         store: ObjectStore,
         make_prefetching: Callable[[], PrefetchThreads] | None = None,
     ) -> None:
-        """Fork. `store` is locked already, and only the child stages in it from now on. MUST be the only thread."""
+        """Fork. `store` is locked already; from now on, only the child stages in it. There MUST be no other thread."""
         self._process = ChildProcess(_serve, make, store, make_prefetching, pipes=3)
         self._transfers, self._publishing, prefetches = self._process.links
         self.prefetching = RemotePrefetching(prefetches, self._send, self._receive)
@@ -100,12 +100,12 @@ class TransferProcess:
         return receipts
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Have staged objects published, as `ObjectStore.publish` does. Raises: TransferLostError."""
+        """Publish staged objects, as `ObjectStore.publish` does. Raises: TransferLostError."""
         self._send(self._publishing, [staged.pending for staged in batch])
         return cast("list[Published | PublishError]", self._receive(self._publishing)[1])
 
     def close(self) -> None:
-        """Break off what is in flight; the next `submit` begins anew. Raises: TransferLostError."""
+        """Break off what is in flight; the next `submit` starts again. Raises: TransferLostError."""
         self._send(self._transfers, (_CLOSE, None))
         unwanted: list[Any] = []
         while True:
@@ -123,7 +123,7 @@ class TransferProcess:
     def _read(self, told: tuple[int, int, bytes, int, bytes | None] | NotReceived) -> Receipt:
         if isinstance(told, tuple):
             number, token, sha256, size, iv = told
-            # The store of the child knows it by its token.
+            # The child's store knows it by its token.
             staged = Staged(path="", sha256=sha256, size=size, pending=token)
             return Received(entry=self._jobs.pop(number).entry, staged=staged, iv=iv)
         return replace(told, entry=self._jobs.pop(cast("int", told.entry)).entry)
@@ -154,7 +154,7 @@ class TransferProcess:
 
 
 class RemotePrefetching:
-    """What fetches in bulk, as this process sees it; for one thread."""
+    """The child's bulk fetching as this process sees it; for one thread."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class RemotePrefetching:
         self._send(self._link, (number, list(map(tuple, wanted))))
 
     def flush(self) -> None:
-        """Have published what came, once all orders are read. Raises: TransferLostError."""
+        """Have everything that came published, once all orders are read. Raises: TransferLostError."""
         self._send(self._link, None)
 
     def poll(self, timeout_s: float) -> PrefetchAnswers:
@@ -186,7 +186,7 @@ class RemotePrefetching:
         return {number: list(map(PrefetchedObject._make, came)) for number, came in answers.items()}
 
     def close(self) -> None:
-        """Leave it to the end of the process."""
+        """Do nothing: the end of the process closes it."""
 
 
 # --- in the child ----------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def _serve(
     store: ObjectStore,
     make_prefetching: Callable[[], PrefetchThreads] | None,
 ) -> None:
-    """Obey until the parent closes its ends."""
+    """Carry out orders until the parent closes its ends of the pipes."""
     served = _Served(links, make, store)
     if make_prefetching is not None:
         prefetch = partial(served.prefetch, links[2], make_prefetching)
@@ -207,12 +207,12 @@ def _serve(
     threading.Thread(target=served.guarded, args=(served.transfer,), daemon=True).start()
     with suppress(EOFError, OSError):
         while True:
-            # Read at once, always: a parent that waits to write would read no receipts.
+            # Always read at once, because a parent that waits to write reads no receipts.
             served.orders.put(links[0].recv())
 
 
 class _Served:
-    """Threads beside the one that listens: one moves contents, one makes them durable, others fetch in bulk."""
+    """The threads beside the listening one: one moves contents, one makes them durable, others fetch in bulk."""
 
     def __init__(self, links: list[Connection], make: Callable[[], TransferEngine], store: ObjectStore) -> None:
         self.orders: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -224,12 +224,12 @@ class _Served:
         self._tokens = 0
 
     def guarded(self, work: Callable[[], None]) -> None:
-        """Work until the parent is gone; tell it of what nobody foresaw."""
+        """Work until the parent is gone; report unexpected errors to it."""
         try:
             work()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             os._exit(0)
-        except BaseException as error:  # noqa: BLE001 -- the parent is told, and tells the user
+        except BaseException as error:  # noqa: BLE001 -- the parent gets it, and tells the user
             traceback.print_exc()
             for link in self._links:
                 with suppress(OSError):
@@ -237,13 +237,13 @@ class _Served:
             os._exit(1)
 
     def publish(self) -> None:
-        """Answer batches of tokens."""
+        """Publish batches of objects, which come as tokens, and send the results."""
         while True:
             batch = [self._staged.pop(token) for token in self._publishing.recv()]
             self._publishing.send((_TOLD, self._store.publish(batch)))
 
     def prefetch(self, link: Connection, make: Callable[[], PrefetchThreads]) -> None:
-        """Hand orders on, and let another thread tell what came of them."""
+        """Pass orders on, and let another thread send the results."""
         threads: PrefetchThreads | None = None
         while True:
             order = link.recv()
@@ -265,7 +265,7 @@ class _Served:
             link.send((_TOLD, {number: list(map(tuple, came)) for number, came in answers.items()}))
 
     def transfer(self) -> None:
-        """Feed an engine, and tell its receipts in groups."""
+        """Feed an engine, and send its receipts in groups."""
         engine: TransferEngine | None = None
         receipts: list[Receipt] = []
         since = 0.0

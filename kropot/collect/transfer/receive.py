@@ -1,7 +1,7 @@
-"""One content on its way in: heads are checked, bytes are hashed and written, and at its end it is believed or not.
+"""Takes one content in: checks heads, hashes and writes bytes, and decides at the end whether to believe it.
 
-Both engines feed it, so both believe the same. What broke off goes on only where the server gave a length and
-a strong ETag, and only with bytes of the very same content (RFC 9110, 13.1.5 and 14.2). It may go on at once, or in
+Both engines feed it, so both believe the same. A transfer that broke off resumes only if the server gave a length and a
+strong ETag, and only with bytes of the very same content (RFC 9110, 13.1.5 and 14.2). It can resume at once, or in
 another process: from 1 MiB on, the bytes that came wait for the rest.
 """
 
@@ -99,7 +99,7 @@ class FreeSpace:
 
 
 class ContentReceiver:
-    """What is known of one job's content so far. `begin`, `write` and `finish` raise what `failed` translates."""
+    """One job's content as received so far. `begin`, `write` and `finish` raise errors that `failed` translates."""
 
     __slots__ = (
         "_asked_at", "_clear", "_looked", "_received", "_resumes", "_space", "_store", "_tail", "_upload",
@@ -107,7 +107,7 @@ class ContentReceiver:
     )  # fmt: skip
 
     def __init__(self, job: FetchJob, store: ObjectStore, space: FreeSpace) -> None:
-        """Begin with nothing."""
+        """Start with nothing received."""
         self.job = job
         self.head: ContentHead | None = None
         self.status: int | None = None
@@ -123,16 +123,16 @@ class ContentReceiver:
 
     @property
     def received(self) -> int:
-        """Bytes of the content that are here."""
+        """Bytes of the content received so far."""
         return self._received
 
     @property
     def missing(self) -> int | None:
-        """Bytes still to come, None where the server told no length."""
+        """Bytes still to come, None if the server gave no length."""
         return None if self.head is None or self.head.length is None else self.head.length - self._received
 
     def begin(self, status: int, version: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Look at an answer's head; `version` is 10 or 11, the headers' names are in lower case.
+        """Check an answer's head; `version` is 10 or 11, the headers' names are in lower case.
 
         Raises:
             UnbelievableError: no sound copy can follow it.
@@ -172,7 +172,7 @@ class ContentReceiver:
         if bound is not None and self._received > bound:
             raise UnbelievableError("wrong_length")
         if self._received - self._looked >= _ASK_AFTER:
-            # These bytes are written already: only look whether the rest still has room.
+            # These bytes are written already, so only check whether the rest still has room.
             self._looked = self._received
             self._space.take(0)
         self._tail.update(chunk)
@@ -197,14 +197,14 @@ class ContentReceiver:
         return Received(entry=self.job.entry, staged=staged, iv=self.head.iv)
 
     def conclude(self) -> Receipt:
-        """Finish, and return what came of it; any thread may do so."""
+        """Finish, and return the receipt; any thread may call this."""
         try:
             return self.finish()
         except (UnbelievableError, StorageError) as error:
             return self.failed(error)
 
     def take_up(self) -> dict[str, str] | None:
-        """Go on with what an earlier process received: return the headers that ask for the rest, None without such.
+        """Continue what an earlier process received: return the headers that ask for the rest, None if it left nothing.
 
         Raises: StorageError.
         """
@@ -240,7 +240,7 @@ class ContentReceiver:
         return {"Range": f"bytes={self._received}-", "If-Range": head.etag}
 
     def failed(self, error: UnbelievableError | StorageError | str) -> NotReceived:
-        """Say why the content did not come; what broke off may wait for its rest, everything else is forgotten."""
+        """Return why the content did not come; what broke off may wait for its rest, all else is forgotten."""
         if isinstance(error, str):
             self.suspend()
         else:
@@ -254,7 +254,7 @@ class ContentReceiver:
         return NotReceived(entry=self.job.entry, reason=reason, status=self.status, refused=refused)
 
     def abort(self) -> None:
-        """Remove what is here; a later `begin` starts anew."""
+        """Remove what is here; a later `begin` starts again."""
         if self._upload is not None:
             self._upload.abort()
         self._forget()
@@ -278,11 +278,11 @@ class ContentReceiver:
 
     @property
     def _sealed(self) -> bytes | None:
-        """The bytes with which the object has to begin, None if it is not one of `sc2`."""
+        """The bytes with which the object must begin, None if it is not one of `sc2`."""
         return None if self.job.sealed is None else self.job.sealed.encode()
 
     def _check_header(self, expected: ObjectHeader, chunk: bytes | memoryview) -> None:
-        """Compare the clear header with the one that was listed as soon as it is here. Raises: UnbelievableError."""
+        """Compare the clear header with the listed one as soon as it is here. Raises: UnbelievableError."""
         self._clear += bytes(chunk[: HEADER_BYTES - len(self._clear)])
         if len(self._clear) < HEADER_BYTES:
             return
@@ -305,8 +305,8 @@ def check_framing(version: int, headers: Sequence[tuple[str, str]]) -> None:
     """Refuse a body whose end cannot be told from a broken connection; the headers' names are in lower case.
 
     Raises:
-        UnbelievableError: "close_delimited" where only the closed connection would end it, "ambiguous_head" where two
-            headers say different things about its end.
+        UnbelievableError: "close_delimited" if only the closed connection would end it, "ambiguous_head" if two headers
+            say different things about its end.
     """
     coded: list[str] = []
     is_measured = False

@@ -42,7 +42,7 @@ _ROW_COLUMNS = (
 
 FOR_OTHERS: Final = (0, 1)
 FOR_SEALED: Final = (0, 2)
-"""The audiences (`facts.Audience`) that tokens of sc2, and all others, belong to."""
+"""The audiences (`facts.Audience`) of tokens of sc2. `FOR_OTHERS` are those of all other tokens."""
 
 _VERSION = ("identity", "mode", "nonce", "sha256", "origin", "seal", "restless_s", "audience", "facts")
 _NEW = ("key", "path", *_VERSION)
@@ -114,9 +114,9 @@ class Files(Transactions):
         return now_s if last is None else last
 
     def renew(self, file: FileRow, now: FileRow) -> bool:
-        """Store what a file is now, which changed since its last scan. The next scan announces it, if it is due.
+        """Store the new state of a file that changed since its last scan. The next scan announces it if it is due.
 
-        False if another request was faster. The caller must then read the row again.
+        Return False if another request was faster. The caller must then read the row again.
         """
         with self.write() as at:
             as_read = (tables.file.c.nonce == file.nonce) & (tables.file.c.identity == file.identity)
@@ -172,7 +172,7 @@ class Files(Transactions):
             return [(row[0], row[1], row[2]) for row in at.execute(wanted)]
 
     def forget(self, ids: Sequence[int]) -> None:
-        """Remove files that are gone from the list."""
+        """Remove from the list the files that are gone."""
         gone = tables.file.c.id.in_(ids)
         with self.write() as at:
             moved = Counter[tuple[int, int]]()
@@ -188,10 +188,10 @@ class Files(Transactions):
     def page(
         self, since: int | None, limit: int, audiences: Sequence[int] = FOR_OTHERS, token: int | None = None
     ) -> VersionPage:
-        """Return the next files after second `since`, with what is kept behind the ids of a token.
+        """Return the next files after second `since`, with what is kept for a token's ids of them.
 
-        Only those that are for one of these `audiences` are counted and returned. The page holds `limit` files, plus
-        all other files of its last second.
+        Only files for one of these `audiences` are counted and returned. The page holds `limit` files, plus all other
+        files of its last second.
         """
         floor = -1 if since is None else since
         tellings: dict[bytes, Telling] = {}
@@ -211,7 +211,7 @@ class Files(Transactions):
         return VersionPage(_whole_seconds(files, limit), remaining, closed, tellings)
 
     def versions_after(self, since: int, limit: int, audiences: Sequence[int]) -> list[FileRow]:
-        """Return the files of `page`."""
+        """Return the files that `page` returns."""
         with self.read() as at:
             closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
             rows = at.execute(_versions(since, closed, limit, audiences)).all()
@@ -224,7 +224,7 @@ class Files(Transactions):
         if not new:
             return
         with self.write() as at:
-            # Another list may have been faster, and have kept births beside its pairs.
+            # Another list might have been faster, and have stored births with its pairs.
             new = self._new_pairs(at, token, new)
             if not new:
                 return
@@ -246,7 +246,7 @@ class Files(Transactions):
         return None if row is None else FileRow(*row)
 
     def find_all(self, token: int, marks: Sequence[bytes]) -> list[tuple[bytes, FileRow]]:
-        """Return the files behind ids of this token, each as (mark, row), in no order. Ids that are unknown are not."""
+        """Return the files behind ids of a token as (mark, row), in no particular order. Unknown ids are left out."""
         joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
         columns = sa.select(*_ROW_COLUMNS, tables.element.c.birth, tables.element.c.mark).select_from(joined)
         found = []
@@ -258,12 +258,12 @@ class Files(Transactions):
         return found
 
     def births(self, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """Return what is kept of the births behind these ids of a token, by mark. An id that is not known has none."""
+        """Return the kept births for these ids of a token, by mark. Unknown ids are left out."""
         with self.read() as at:
             return self._births(at, token, marks)
 
     def tellings(self, token: int, marks: Sequence[bytes]) -> dict[bytes, Telling]:
-        """Return what is kept behind these ids of a token, by mark. Ids that are not known are left out."""
+        """Return what is kept for these ids of a token, by mark. Unknown ids are left out."""
         columns = sa.select(
             tables.element.c.mark, tables.element.c.file, tables.element.c.birth, tables.element.c.listed
         )
@@ -276,9 +276,9 @@ class Files(Transactions):
         return found
 
     def add_tellings(self, token: int, new: Mapping[bytes, Telling]) -> set[bytes]:
-        """Store ids of a token, by mark, with all that is kept behind them. Return those that were there already.
+        """Store ids of a token, by mark, with all that is kept for them. Return those that were there already.
 
-        Nothing is stored of an id that is there: somebody else was faster, or it stood for another file.
+        An id that is there stays as is: another request was faster, or the id stood for another file.
         """
         with self.write() as at:
             there = set[bytes]()
@@ -291,7 +291,7 @@ class Files(Transactions):
         return there
 
     def keep_listed(self, token: int, tellings: Mapping[bytes, Telling]) -> None:
-        """Store what was listed, by mark, wherever file and birth are still those that it was made of."""
+        """Store listed forms, by mark, where the file and the birth are still those that they were made from."""
         same_birth = tables.element.c.birth.is_not_distinct_from(sa.bindparam("of_birth", type_=tables.large))
         change = (
             tables.element.update()
@@ -311,9 +311,9 @@ class Files(Transactions):
             at.execute(change, values)
 
     def keep_births(self, token: int, births: Sequence[tuple[bytes, bytes | None, bytes]]) -> dict[bytes, bytes | None]:
-        """Store births, each as (mark, what was read before, what to keep now). Return what is kept in the end.
+        """Store births, each as (mark, birth read before, new birth). Return the births that are kept in the end.
 
-        Where somebody else was faster, his birth stays: one version has one form for everybody.
+        If another request was faster, its birth stays, because a version has one form for everybody.
         """
         with self.write() as at:
             kept = self._births(at, token, [mark for mark, _, _ in births])
@@ -374,8 +374,8 @@ class Files(Transactions):
     def _tally(self, at: sa.Connection, moved: Mapping[tuple[int, int], int]) -> None:
         """Update the counts per day and minute, because counting 10 million rows is slow.
 
-        `moved` maps an audience and a second to the change in its number of versions. Each audience has spans of its
-        own: a span's length and the audience are one number.
+        `moved` maps an audience and a second to the change in its number of versions. Each audience has its own spans:
+        a span's number is its length plus the audience.
         """
         for length in (_MINUTE, _DAY):
             sums = Counter[tuple[int, int]]()
@@ -407,16 +407,16 @@ class Files(Transactions):
 
 
 def _versions(floor: int, closed: int, limit: int, audiences: Sequence[int]) -> sa.Select[Any]:
-    """Return a query for the next `limit` files after second `floor`, and up to 256 behind them."""
+    """Return a query for the next `limit` files after second `floor`, and up to 256 after them."""
     wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
     dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed)
     return wanted.where(dated & _AUDIENCE.in_(audiences))
 
 
 def _with_tellings(versions: sa.Select[Any], token: int) -> sa.Select[Any]:
-    """Return a query for these files, each with birth, mark and listed form behind a token's id of it, if it has one.
+    """Return a query for these files, each with the birth, mark and listed form of a token's id of it, if there is one.
 
-    A file with two ids comes twice.
+    A file with two ids appears twice.
     """
     inner = versions.subquery()
     told = (tables.element.c.file == inner.c.id) & (tables.element.c.token == token)

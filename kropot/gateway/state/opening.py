@@ -96,7 +96,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def _refuse_unfit(place: str, foreign: set[str], fragile: list[str]) -> None:
-    """Refuse a database with `foreign` tables, or with tables whose engine knows no transactions (`fragile`)."""
+    """Refuse a database with `foreign` tables, or with tables whose engine has no transactions (`fragile`)."""
     if foreign:
         raise StateError(
             f"the database {place} holds tables of another program ({', '.join(sorted(foreign)[:3])}); nothing was"
@@ -121,7 +121,7 @@ def _parsed(url: str) -> sa.URL:
 
 
 def _make_file(file: Path, *, create: bool) -> None:
-    """Create the SQLite file so that only its owner can read it. SQLite would make it readable for everyone."""
+    """Create the SQLite file so that only its owner can read it. SQLite would make it readable by everyone."""
     if file.exists():
         return
     if not create:
@@ -140,7 +140,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         arguments = driver_arguments(url)
         if url.get_backend_name() == "postgresql":
-            # A pooler may run the next transaction in another session, which has other prepared statements.
+            # A pooler can run the next transaction in another session, which has other prepared statements.
             arguments["prepare_threshold"] = None
         engine = sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=arguments)
         if engine.dialect.name != "postgresql":
@@ -164,7 +164,7 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _upgrade(state: State, engine: sa.Engine) -> bytes:
-    """Add what older schemas lack, and return the new schema. An interrupted upgrade goes on later."""
+    """Add what older schemas lack, and return the new schema. An interrupted upgrade continues at the next opening."""
     with state.explained():
         tables.metadata.create_all(engine)
         inspector = sa.inspect(engine)

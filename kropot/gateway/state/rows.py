@@ -28,10 +28,10 @@ class FileRow(NamedTuple):
     `identity` is `sources.Seen.identity`. `nonce` (16 bytes) belongs to exactly this content. `date` is the second,
     since 1970, under which this version is listed. It is None until the first scan is complete. `is_due` means that the
     next scan must give a newer date. `origin` is the identity that the nonce was made for, None if it is `identity`.
-    `seal` vouches for the row (`sameness.Sameness`). `restless_s` is when the file was offered as it is, because it
-    never rests; None otherwise. `birth` is what the token's vault first sealed this version from (`births.Births`); it
-    is there if the row was found by an id. `audience` is a `facts.Audience`, and `facts` is what else the catalogue
-    knows, for tokens of sc2; None if it was not looked at.
+    `seal` vouches for the row (`sameness.Sameness`). `restless_s` is when the file was offered as is because it never
+    rests; None otherwise. `birth` is what the token's vault first sealed this version from (`births.Births`); it is
+    there if the row was found by an id. `audience` is a `facts.Audience`, and `facts` is what else the catalogue knows,
+    for tokens of sc2, or None if nobody has looked yet.
     """
 
     id: int
@@ -51,9 +51,9 @@ class FileRow(NamedTuple):
 
 
 class Telling(NamedTuple):
-    """What is kept behind one id of a token: the file's row id, the version's birth, and what was listed of it.
+    """What is kept for one id of a token: the file's row id, the version's birth, and its listed form.
 
-    See `births.Births` and `keptforms.KeptForms`. Both can be missing.
+    The birth (`births.Births`) and the listed form (`keptforms.KeptForms`) can be missing.
     """
 
     file: int
@@ -62,9 +62,9 @@ class Telling(NamedTuple):
 
 
 class VersionPage(NamedTuple):
-    """Files in the order of their dates, and what is kept behind a token's ids of them, by mark.
+    """Files in the order of their dates, and what is kept for a token's ids of them, by mark.
 
-    `remaining` counts the versions from the first second that was asked for, and `closed` is the last closed second.
+    `remaining` counts the versions from the requested second on, and `closed` is the last closed second.
     """
 
     files: list[FileRow]

@@ -51,7 +51,7 @@ class State(Files, Vaults):
         self.keep_value("mark", mark)
 
     def unserved(self) -> bytes | None:
-        """Return what the last whole scan did not serve, as it was kept."""
+        """Return what the last whole scan did not serve, as it was stored."""
         return self.value("unserved")
 
     def keep_unserved(self, value: bytes) -> None:
@@ -59,7 +59,7 @@ class State(Files, Vaults):
         self.keep_value("unserved", value)
 
     def value(self, name: str) -> bytes | None:
-        """Return a small value of the gateway's own, as it was kept under a name of up to 32 characters."""
+        """Return a small value that was stored under a name of up to 32 characters, or None."""
         with self.read() as at:
             return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == name))
 

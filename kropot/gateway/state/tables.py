@@ -14,16 +14,16 @@ OLDER: Final = frozenset({b"1", b"2", b"3"})
 
 
 class _Bytes(sa.LargeBinary):
-    """Bytes, which go to SQLite and come from it as they are."""
+    """Bytes that SQLite gets and returns unconverted."""
 
     cache_ok = True
 
     def bind_processor(self, dialect: sa.Dialect) -> Any:
-        """Return what makes a parameter of a value, None for nothing."""
+        """Return a function that converts a value to a parameter, or None if none is needed."""
         return None if dialect.name == "sqlite" else super().bind_processor(dialect)  # type: ignore[no-untyped-call]
 
     def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
-        """Return what makes a value of a column, None for nothing."""
+        """Return a function that converts a column's content to a value, or None if none is needed."""
         return None if dialect.name == "sqlite" else super().result_processor(dialect, coltype)  # type: ignore[no-untyped-call]
 
 

@@ -26,7 +26,7 @@ class Vaults(Transactions):
             return [_as_vault(row) for row in at.execute(sa.select(tables.vault).order_by(tables.vault.c.number))]
 
     def exchange_vault(self, row: VaultRow, sealed: bytes) -> bool:
-        """Store other sealed keys of a vault. False if somebody else was faster; nothing has changed then."""
+        """Replace the sealed keys of a vault. Return False, and change nothing, if another command was faster."""
         with self.write() as at:
             kept = at.scalar(sa.select(tables.vault.c.sealed).where(tables.vault.c.number == row.number))
             if kept != row.sealed:
@@ -36,7 +36,7 @@ class Vaults(Transactions):
 
 
 def insert_vault(at: sa.Connection, row: VaultRow) -> None:
-    """Store a new vault in a transaction that has begun."""
+    """Store a new vault in an open transaction."""
     at.execute(tables.vault.insert().values(uid=row.uid, sealed=row.sealed, created_s=row.created_s))
 
 

@@ -1,4 +1,4 @@
-"""Bulk reading over any object store: what should be there merged with what is there, read in blocks by threads."""
+"""Bulk reading from any object store: expected and stored names are merged, and objects read in blocks by threads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Name(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class _Block:
-    """What was decided without reading, the objects that must be read, and their size together."""
+    """The results that need no reading, the objects that must be read, and their total size."""
 
     found: RangeRead = field(default_factory=RangeRead)
     requests: list[ReadRequest] = field(default_factory=list)
@@ -52,7 +52,7 @@ class StoreReader:
         stopped: Callable[[], bool],
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
-        """Begin with nothing read; blocks of about `block_bytes` are read to their end even after a stop."""
+        """Start with nothing read; blocks of about `block_bytes` are read to their end even after a stop."""
         self._store = objects
         self._reading = reading
         self._stopped = stopped
@@ -61,7 +61,7 @@ class StoreReader:
         self._is_whole = True
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:
-        """Read block by block; nothing after a block that was broken off counts as read."""
+        """Read block by block; nothing after an interrupted block counts as read."""
         block, self._is_whole, is_stopped = _Block(), True, False
         for name in self._merged(start, end, expected):
             if self._stopped():
@@ -81,11 +81,11 @@ class StoreReader:
             yield block.found
 
     def flaws(self) -> Iterator[PackFlaw]:
-        """Yield what the packs' indexes show, where the store has packs."""
+        """Yield the flaws that the packs' indexes show, if the store has packs."""
         return self._store.pack_accounts().flaws() if isinstance(self._store, HasPacks) else iter(())
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:  # noqa: ARG002 -- only a folder sees them as it reads
-        """Yield what the store knows."""
+        """Yield the leftovers that the store finds."""
         return self._store.leftovers()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class StoreReader:
         elif size is not None:
             found.looked += 1
             if stored is None:
-                # It may have come, or gone from a file into a pack, since its part was listed.
+                # It might have arrived, or moved from a file into a pack, since its part was listed.
                 stored = self._store.size(sha256)
             if stored is None:
                 found.bad.append((sha256, "lost", "the object is gone"))
@@ -142,7 +142,7 @@ class StoreReader:
         self._blocks.append(block)
 
     def _take(self) -> RangeRead:
-        """Return what came of the oldest block."""
+        """Return the result of the oldest block."""
         block = self._blocks.popleft()
         found = block.found
         if self._reading is not None and block.requests:
@@ -154,6 +154,6 @@ class StoreReader:
                 found.bad = sorted([*found.bad, *bad])
                 found.objects += len(block.requests) - len(bad)
                 found.size += sum(request.size for request in block.requests if request.sha256 not in wrong)
-        if not self._is_whole:  # a block may be through although one before it was broken off
+        if not self._is_whole:  # a block can be complete although an earlier one was interrupted
             found.read_to = None
         return found

@@ -1,4 +1,4 @@
-"""What a folder offers for reading in bulk: whole ranges at a time, in several processes where there is much."""
+"""Bulk reading of a folder: a whole range at a time, in several processes if there is much to read."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MANY_BYTES = 256 << 20
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
 _PART_A_PACK = 64
-"""Each part looks into the index of every pack, which costs as much as some objects do. But a part has about one pack,
-because what was read counts only when its part is done."""
+"""Each part looks into the index of every pack, which costs as much as reading some objects. But there is about one
+part per pack, because what was read counts only when its part is done."""
 _PARTS_AN_OBJECT = 8
 """With more parts than this for each object, nearly all parts would be empty, however large the objects are."""
 _MOST_PARTS = 1 << 16
 _MOST_STRAYS = 10_000
-"""At most this many are held in memory; further ones are looked for again."""
+"""At most this many are held in memory; if there are more, the folders are searched again."""
 
 
 class FolderReader:
@@ -54,8 +54,8 @@ class FolderReader:
     ) -> None:
         """Start processes if there are `many_objects` or more; a part has about `part_objects`.
 
-        `packs` are the names of all packs, in order. With `take`, which is told how many bytes are read, nothing is
-        read in processes.
+        `packs` are the names of all packs, in order. With `take`, which is called with the number of bytes read, no
+        processes are used.
         """
         self._stopped = stopped
         self._packs = packs
@@ -70,7 +70,7 @@ class FolderReader:
         self._most_strays = most_strays
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:
-        """Read part by part: the packs whose names lie in it, then the files."""
+        """Read part by part: the packs whose names are in it, then the files."""
         tasks = self._tasks(start, end)
         if self._workers is None:
             reads = self._inline(tasks, expected)
@@ -83,7 +83,7 @@ class FolderReader:
                 break
 
     def flaws(self) -> Iterator[PackFlaw]:
-        """Yield nothing: `PackedFolderReader` knows packs."""
+        """Yield nothing, because `PackedFolderReader` handles packs."""
         return iter(())
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
@@ -121,7 +121,7 @@ class FolderReader:
     def _in_processes(
         self, workers: RangeWorkers, tasks: Iterator[Task], expected: ExpectedIn
     ) -> Iterator[tuple[bytes | None, RangeRead]]:
-        """Yield each task's end and what came of it, in order; ask for the next part's rows while others work."""
+        """Yield each task's end and its result, in order; ask for the next part's rows while others work."""
         ready: deque[tuple[Task, list[ExpectedObject]]] = deque()
         under_way: deque[bytes | None] = deque()
         try:
@@ -145,6 +145,6 @@ class FolderReader:
                 if found is not None:
                     yield under_way.popleft(), found
         finally:
-            while workers.waiting:  # another run reads what was begun after a part that was broken off
+            while workers.waiting:  # another run reads the parts that were started after an interrupted one
                 workers.stop()
                 workers.result()

@@ -1,4 +1,4 @@
-"""Reads a range of a folder's objects in one go, as fast as Python can: the work of one process among several."""
+"""Read a range of a folder's objects in one go, as fast as Python can: the work of one process among several."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RangeReader:
     def __init__(
         self, layout: Layout, stopped: Callable[[], bool], *, take: Callable[[int], None] | None = None
     ) -> None:
-        """Begin with nothing read; `take` is told how many bytes were read of a file, or are read next of a pack."""
+        """Start with nothing read; `take` is called with the bytes read from a file, or to read next from a pack."""
         self._layout = layout
         self._stopped = stopped
         self._readv = os.readv if take is None else self._throttled(take)
@@ -51,14 +51,14 @@ class RangeReader:
         self._due = 0
 
     def read_pack(self, name: bytes) -> RangeRead:
-        """Read a whole pack, until it is stopped."""
+        """Read a whole pack, unless it is stopped."""
         found = self._packs.read(name)
         return RangeRead(objects=found.objects, size=found.size, looked=found.looked, bad=found.bad, pack=found)
 
     def read(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> RangeRead:
         """Read every object in [start, end] that must be there, until it is stopped; `rows` are in order.
 
-        The result's `strays` are paths of what is not an object, in the folders that begin in the range.
+        The result's `strays` are the paths of files that are not objects, in the folders that begin in the range.
 
         Raises:
             OSError: if a folder cannot be listed.
@@ -73,7 +73,7 @@ class RangeReader:
                 plain = folder.descriptor >= 0 and all(row[1] is not None for row in part)
                 if not (self._run(part, folder, found) if plain else self._each(part, folder, found)):
                     return found
-                # The folder holds as many names as it should, and none is lost: then nothing else is there.
+                # If the folder holds as many names as it should, and none is lost, nothing else is there.
                 if not plain or len(there) != len(part) or len(found.bad) != before:
                     others = set(there).difference([row[0].hex() for row in part])
                     found.orphans += folder.orphans(others, start, end)
@@ -83,7 +83,7 @@ class RangeReader:
         return found
 
     def _run(self, rows: Sequence[ExpectedObject], folder: _Folder, found: RangeRead) -> bool:
-        """Read objects that all must be there; return whether nobody stopped it."""
+        """Read objects that all must be there; return False if it was stopped."""
         buffer, buffers, inside, due = self._buffer, self._buffers, folder.descriptor, self._due
         readv = self._readv
         for sha256, size in rows:
@@ -122,7 +122,7 @@ class RangeReader:
         return True
 
     def _throttled(self, take: Callable[[int], None]) -> Callable[[int, Sequence[memoryview]], int]:
-        """Return what reads slowly: a stop ends it within an object, which would take too long to read."""
+        """Return a slow `readv`. A stop interrupts it within an object, because the rest would take too long."""
 
         def read(descriptor: int, buffers: Sequence[memoryview]) -> int:
             if self._stopped():
@@ -134,7 +134,7 @@ class RangeReader:
         return read
 
     def _each(self, rows: Sequence[ExpectedObject], folder: _Folder, found: RangeRead) -> bool:
-        """As `_run`, also for objects that are not to be read, and where the folder is missing."""
+        """Do the same as `_run`, also for objects that need not be read, and if the folder is missing."""
         for row in rows:
             found.read_to = row[0]
             if row[1] is None:
@@ -167,7 +167,7 @@ class RangeReader:
 
 
 class _Folder:
-    """A folder of objects, opened once: a file's path from there is its name, and need not be walked down again."""
+    """A folder of objects, opened once: a file's path from there is just its name, which is faster to resolve."""
 
     __slots__ = ("descriptor", "path")
 
@@ -185,23 +185,23 @@ class _Folder:
             os.close(self.descriptor)
 
     def names(self) -> list[str]:
-        """Return what is in the folder, objects or not; nothing if there is no folder."""
-        return os.listdir(self.descriptor) if self.descriptor >= 0 else []  # noqa: PTH208 -- no Path a file
+        """Return the names in the folder, of objects or not; none if there is no folder."""
+        return os.listdir(self.descriptor) if self.descriptor >= 0 else []  # noqa: PTH208 -- no Path per file
 
     def has(self, name: str) -> bool:
-        """Whether there is a regular file of this name; no other is an object."""
+        """Whether there is a regular file of this name; nothing else is an object."""
         try:
             return stat.S_ISREG(os.lstat(name, dir_fd=self.descriptor).st_mode)
         except FileNotFoundError:
             return False
 
     def strays(self, names: set[str]) -> Iterator[str]:
-        """Yield, in order, the paths of what has none of an object's names here, as a `Leftover` has them."""
+        """Yield, in order, the paths of names that no object can have here, in the form that `Leftover` has."""
         prefix = self.path[-2:]
         return (f"objects/{prefix}/{name}" for name in sorted(names) if not is_object(name, prefix))
 
     def orphans(self, names: set[str], low: bytes, high: bytes) -> Iterator[tuple[bytes, int]]:
-        """Yield (SHA-256, size) of the objects among these names that lie in [low, high], in order."""
+        """Yield (SHA-256, size) of the objects among these names that are in [low, high], in order."""
         prefix = self.path[-2:]
         for name in sorted(names):
             if is_object(name, prefix):

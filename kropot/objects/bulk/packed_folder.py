@@ -1,4 +1,4 @@
-"""What a folder with packs offers for reading in bulk: packs are read whole, and files as in a folder without."""
+"""Bulk reading of a folder with packs: packs are read whole, and files as in a folder without packs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PackedFolderReader:
     """Reads containers in the order of their names: a pack has its own, a file has its object's.
 
-    Whether every object has a container is looked up in the order of the objects' names, without reading packs twice.
+    It checks in the order of the objects' names whether each has a container, without reading packs twice.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PackedFolderReader:
         stopped: Callable[[], bool],
         take: Callable[[int], None] | None = None,
     ) -> None:
-        """Read few objects one by one, out of `store`: those of packs with a damaged index, and those kept twice."""
+        """Only a few objects are read one by one, from `store`: those in packs with a damaged index, or kept twice."""
         self._store = store
         self._accounts = accounts
         self._files: BulkReader = FolderReader(
@@ -59,7 +59,7 @@ class PackedFolderReader:
             yield found
 
     def flaws(self) -> Iterator[PackFlaw]:
-        """Yield what the accounts say."""
+        """Yield the flaws that the accounts found."""
         return self._accounts.flaws()
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
@@ -71,7 +71,7 @@ class PackedFolderReader:
         self._files.close()
 
     def _settle(self, account: RangeAccount, found: RangeRead, read_to: bytes) -> None:
-        """Add to what came of a range what was not for its files to say."""
+        """Add to the result of a range what its files cannot tell."""
         found.bad += [(sha256, "damaged", detail) for sha256, detail in account.bad if sha256 <= read_to]
         twice = [(sha256, account.packed[sha256]) for sha256, _ in found.orphans if sha256 in account.packed]
         if twice:

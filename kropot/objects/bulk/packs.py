@@ -1,4 +1,4 @@
-"""Reads a whole pack in order by large reads, and compares every object in it with its SHA-256."""
+"""Read a whole pack in order with large reads, and compare every object in it with its SHA-256."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _OFFSET = itemgetter(1)
 
 @dataclass(slots=True)
 class PackRead:
-    """What came of the pack `name`: so many sound `objects`, of `size` bytes together, of `looked`.
+    """The result of the pack `name`: `objects` sound objects of `size` bytes together, out of `looked`.
 
-    `bad` are (SHA-256, kind, detail). `fault` says why its objects could not be told from its index, None if they
-    could. `is_gone` says that there is no such file. `is_whole` says that nobody stopped the reading.
+    `bad` are (SHA-256, kind, detail). `fault` says why its objects could not be found by its index, None if they
+    could. `is_gone` says that there is no such file. `is_whole` says that the reading was not stopped.
     """
 
     name: bytes
@@ -46,19 +46,19 @@ class PackRead:
 
 
 class PackReading:
-    """Reads packs one after the other into one buffer. `take` is told how many bytes are read next."""
+    """Reads packs one after the other into one buffer. `take` is called with the number of bytes to read next."""
 
     def __init__(
         self, layout: Layout, stopped: Callable[[], bool], *, take: Callable[[int], None] | None = None
     ) -> None:
-        """Begin with nothing read; the buffer is made at the first pack."""
+        """Start with nothing read; the buffer is made at the first pack."""
         self._layout = layout
         self._stopped = stopped
         self._take = take
         self._buffer: memoryview | None = None
 
     def read(self, name: bytes) -> PackRead:
-        """Read the pack through, until it is stopped."""
+        """Read the whole pack, unless it is stopped."""
         found = PackRead(name)
         path = self._layout.pack(name)
         try:
@@ -118,7 +118,7 @@ class PackReading:
             found.size -= entry.length
 
     def _each(self, pack: PackFile, run: Sequence[PackEntry], found: PackRead) -> None:
-        """Read one by one what could not be read together: a disk loses sectors, not megabytes."""
+        """Read objects one by one that could not be read together: a disk loses sectors, not megabytes."""
         for entry in run:
             found.looked += 1
             try:
@@ -141,7 +141,7 @@ class PackReading:
 
 
 def _runs(entries: Sequence[PackEntry]) -> Iterator[Sequence[PackEntry]]:
-    """Cut entries that follow each other into runs of about a buffer; an object larger than that is a run."""
+    """Divide consecutive entries into runs of about a buffer; a larger object is a run of its own."""
     begin = size = 0
     for at, entry in enumerate(entries):
         if at > begin and size + entry.length > BUFFER:

@@ -1,4 +1,4 @@
-"""Processes that read ranges of a folder's objects: files alone, never a database."""
+"""Processes that read ranges of a folder's objects: they use only files, never a database."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class RangeWorkers:
 
     @property
     def is_free(self) -> bool:
-        """Whether a process has less than two ranges to read."""
+        """Whether a process has fewer than two ranges to read."""
         return bool(self._idle)
 
     @property
     def waiting(self) -> int:
-        """How many ranges went in whose results were not taken."""
+        """How many ranges went in whose results were not taken yet."""
         return self._sent - self._taken
 
     def submit(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> None:
@@ -66,10 +66,10 @@ class RangeWorkers:
         self._sent += 1
 
     def result(self) -> RangeRead | None:
-        """Return what came of the oldest range; None if another process became free first.
+        """Return the result of the oldest range; None if another process became free first.
 
         Raises:
-            KropotError: if the store could not be looked through, or a process has ended.
+            KropotError: if the store could not be searched, or a process has ended.
         """
         if self._taken not in self._answers:
             for link in wait([link for link, ranges in self._busy.items() if ranges]):
@@ -79,7 +79,7 @@ class RangeWorkers:
         return answer
 
     def stop(self) -> None:
-        """Have every process end its range where it is."""
+        """Make every process stop in the middle of its range."""
         self._stop.set()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What bulk reading takes and gives: the objects that should be there, and what came of each range."""
+"""The input and the results of bulk reading: the objects that should be there, and the outcome of each range."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ ExpectedObject = tuple[bytes, int | None]
 """SHA-256 and size of an object that must exist; if the size is None, it may exist and is not read."""
 
 ExpectedIn = Callable[[bytes, bytes], Iterable[ExpectedObject]]
-"""Gives the expected objects with start <= SHA-256 <= end, in order, each once."""
+"""Returns the expected objects with start <= SHA-256 <= end, in order, each once."""
 
 _LAST = b"\xff" * 32
 
 
 @dataclass(slots=True)
 class RangeRead:
-    """What came of a range: `objects` sound objects of `size` bytes together, of `looked` that had to be there.
+    """The result of a range: `objects` sound objects of `size` bytes together, out of `looked` that had to be there.
 
     `bad` are (SHA-256, kind, detail), `orphans` are (SHA-256, size) of objects that were not expected. `read_to` is
-    how far everything was read, None for not at all. `pack` is set where a pack was read and not a range.
+    how far everything was read, None if nothing was. `pack` is set if a pack was read instead of a range.
     """
 
     objects: int = 0
@@ -56,9 +56,9 @@ class RangeRead:
 
 
 class PackFlaw(Struct, frozen=True, kw_only=True):
-    """What is wrong with the pack `name` (32 bytes) as a whole, or with what the ledger says of it.
+    """What is wrong with the pack `name` (32 bytes) as a whole, or with what the ledger says about it.
 
-    `object` (32 bytes) is the first object that is concerned, None for the pack itself. A "note" harms nothing.
+    `object` (32 bytes) is the first object concerned, None for the pack itself. A "note" is harmless.
     """
 
     kind: PackFlawKind
@@ -72,17 +72,17 @@ class BulkReader(Protocol):
     """Reads a store's objects, container by container: packs and files, in the order of the containers' names."""
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:
-        """Read every expected object in [start, end]; give the results piece by piece, in order.
+        """Read every expected object in [start, end]; yield the results piece by piece, in order.
 
         It ends early when it is stopped: then the last `read_to` is before `end`.
 
         Raises:
-            StorageError: if the store cannot be looked through.
+            StorageError: if the store cannot be searched.
         """
         ...
 
     def flaws(self) -> Iterator[PackFlaw]:
-        """Yield what is wrong with packs, each once, as far as was read since the last call. Raises: StorageError."""
+        """Yield each flaw once, as far as packs were read since the last call. Raises: StorageError."""
         ...
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
@@ -104,9 +104,9 @@ class BulkReadable(Protocol):
     def bulk_reader(
         self, *, objects: int, size: int, stopped: Callable[[], bool], take: Callable[[int], None] | None = None
     ) -> BulkReader | None:
-        """Return a reader for about so many objects and bytes; it stops when `stopped` says so.
+        """Return a reader for about this many objects and bytes; it stops when `stopped` returns true.
 
-        `take` waits until so many bytes may be read. With it, None is returned where one by one is as good.
+        `take` waits until that many bytes may be read. With it, None is returned if reading one by one is as good.
         """
         ...
 
@@ -120,26 +120,26 @@ class HasPacks(Protocol):
         ...
 
     def drop_place(self, sha256: bytes, pack: bytes) -> None:
-        """Remember that an object is not to be looked for in a pack."""
+        """Remember not to look for an object in a pack."""
         ...
 
 
 class Recall(Protocol):
-    """Finds objects in older versions of what a store holds. Every method can raise StorageError."""
+    """Finds objects in older versions of a store's files. Every method can raise StorageError."""
 
     def key_of(self, sha256: bytes) -> str | None:
-        """Return the key, of the object or its pack, of which an older version has the object, and has it sound.
+        """Return the key, of the object or its pack, of which an older version contains the object, and it is sound.
 
-        After `put_again` of a pack, this says so of all that is in it. None where no version has the object.
+        After `put_again` of a pack, its key is still returned for its objects. None if no version has the object.
         """
         ...
 
     def put_again(self, key: str) -> None:
-        """Make the sound older version the newest one, unless that was done."""
+        """Make the sound older version the newest one, unless that was already done."""
         ...
 
     def was_put_again(self, key: str) -> bool:
-        """Whether `put_again` has done this pack already."""
+        """Whether `put_again` was already done for this pack."""
         ...
 
     def close(self) -> None:
@@ -149,20 +149,20 @@ class Recall(Protocol):
 
 @runtime_checkable
 class CanRecall(Protocol):
-    """A store that may keep older versions."""
+    """A store that might keep older versions."""
 
     def recall(self) -> Recall | None:
-        """Return what finds objects in older versions, None where the store keeps none."""
+        """Return a `Recall` for the older versions, None if the store keeps none."""
         ...
 
 
 def behind_range(end: bytes) -> bytes | None:
-    """Return the first SHA-256 behind a range that ends with `end`, None where nothing is behind it."""
+    """Return the first SHA-256 after a range that ends with `end`, None if there is none."""
     return None if end == _LAST else (int.from_bytes(end, "big") + 1).to_bytes(32, "big")
 
 
 def parts_of(start: bytes, end: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Cut [start, end] into ranges that end where a `count`-th of the whole space does; `count` is a power of two."""
+    """Divide [start, end] where `count` equal parts of the whole space end; `count` is a power of two."""
     width = (1 << 256) // count
     low, last = int.from_bytes(start, "big"), int.from_bytes(end, "big")
     while low <= last:

@@ -1,4 +1,4 @@
-"""Reading objects to their end and comparing them with their names: in order, in parallel, with reused buffers."""
+"""Read objects to their end and compare them with their names: in order, in parallel, with reused buffers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ THREADS = 2
 
 
 class ReadRequest(NamedTuple):
-    """An object that should be there, and what it should be."""
+    """An object that should be there, and its size in bytes."""
 
     sha256: bytes
     size: int
 
 
 Bad = tuple[bytes, FaultKind, str]
-"""SHA-256 of an object that is not what its name says, what is wrong, and the detail."""
+"""SHA-256 of a bad object, what is wrong with it, and the detail."""
 
 
 class Reading(Protocol):
     """Reads blocks of objects; results come in the order in which the blocks went in."""
 
     def submit(self, block: list[ReadRequest]) -> None:
-        """Begin to read a block; waits while enough is under way."""
+        """Start to read a block; wait while enough blocks are under way."""
         ...
 
     def result(self) -> list[Bad] | None:
@@ -57,7 +57,7 @@ class Reading(Protocol):
 
 
 class Throttle:
-    """Lets at most `rate` bytes a second pass, all threads together; None lets everything pass."""
+    """Lets at most `rate` bytes a second pass, over all threads; None lets everything pass."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Throttle:
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin now; what was not used is not saved up beyond a second."""
+        """Start now; unused bytes are saved up for one second at most."""
         self._rate = rate
         self._sleep = sleep
         self._monotonic = monotonic
@@ -96,7 +96,7 @@ def read_object(
     """Read one object to its end; return what is wrong with it, None if nothing is.
 
     Raises:
-        InterruptedError: if `stopped` says so before the end.
+        InterruptedError: if `stopped` returns true before the end.
     """
     digest = hashlib.sha256()
     size = 0
@@ -123,10 +123,10 @@ def read_object(
 
 
 class ThreadReading:
-    """Reads with two threads over any object store."""
+    """Reads from any object store with two threads."""
 
     def __init__(self, objects: ObjectStore, *, throttle: Throttle, stopped: Callable[[], bool]) -> None:
-        """Begin with nothing under way."""
+        """Start with nothing under way."""
         self._objects = objects
         self._throttle = throttle
         self._stopped = stopped
@@ -167,7 +167,7 @@ class ThreadReading:
 
 
 def _unreadable(sha256: bytes, error: Exception) -> Bad:
-    """Treat an input/output error as damage; the operator can mend a missing right, say."""
+    """Treat an input/output error as damage, but no other: a person can restore a missing permission, for example."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
     if isinstance(cause, OSError) and cause.errno == errno.EIO:
         return sha256, "damaged", "the disk reports an input/output error while reading it"

@@ -1,6 +1,6 @@
-"""Compares what a ledger says of packs with the packs' own indexes: range by range, without reading any object.
+"""Compare what a ledger says about packs with the packs' own indexes, range by range, without reading any object.
 
-The ranges are those of the objects' SHA-256. Memory holds the names of all packs, and what is wrong in each of them.
+The ranges are ranges of SHA-256. Memory holds the names of all packs, and what is wrong with each of them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RangeAccount:
-    """Where the objects of a range are: `packed` gives the lengths of those that a sound index has.
+    """Where the objects of a range are: `packed` gives the lengths of the objects that are in a sound index.
 
-    `unsure` lie in packs whose index is damaged, if the ledger is right. `rows` are those that must be elsewhere.
-    `bad` are (SHA-256, detail) of objects with another length than events say.
+    `unsure` are in packs with a damaged index, if the ledger is right. `rows` are the objects that must be elsewhere.
+    `bad` are (SHA-256, detail) of objects whose length differs from what events say.
     """
 
     rows: Sequence[ExpectedObject]
@@ -66,7 +66,7 @@ class PackAccounts:
         return not self.names and next(iter(self._places.packs()), None) is None
 
     def account(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> RangeAccount:
-        """Say where the objects of [start, end] are; `rows` is what events name there. Raises: StorageError."""
+        """Return where the objects of [start, end] are; `rows` are those that events name. Raises: StorageError."""
         behind = behind_range(end)
         indexed = self._folder.ranges(self._sound, start, behind)
         placed = indexed if isinstance(self._places, NoPlaces) else self._places.ranges(start, behind)
@@ -94,7 +94,7 @@ class PackAccounts:
         return account
 
     def take(self, found: PackRead) -> None:
-        """Take in what came of reading a pack; what is bad where the ledger dropped it is nobody's object any more."""
+        """Take in the result of reading a pack, without bad objects whose place was dropped: nobody uses those."""
         if found.fault is not None and not found.is_gone:
             self._faults.setdefault(found.name, found.fault)
         if found.bad:
@@ -102,7 +102,7 @@ class PackAccounts:
             found.bad[:] = [one for one in found.bad if (one[0], found.name) not in dropped]
 
     def flaws(self) -> Iterator[PackFlaw]:
-        """Yield what is wrong with packs, and with what the ledger says of them, as far as was accounted for.
+        """Yield what is wrong with packs, and with what the ledger says about them, as far as `account` has looked.
 
         Raises: StorageError.
         """
@@ -137,7 +137,7 @@ class PackAccounts:
     def _missing(
         self, entries: set[_Entry], expected: set[bytes], indexed: set[_Entry], packed: dict[bytes, int]
     ) -> None:
-        """Look at what indexes have and the ledger did not say, as the ledger says now."""
+        """Look at the entries that indexes have and the ledger did not; ask the ledger again for its present state."""
         if not entries:
             return
         asked = {one[0] for one in entries}
@@ -146,7 +146,7 @@ class PackAccounts:
         if gone:
             for one in gone:
                 packed.pop(one[0], None)
-            # What another pack has, too, is there.
+            # Objects that another pack has as well are still there.
             packed.update({one[0]: one[3] for one in indexed - gone if one[0] in asked})
         for one in entries - gone:
             sha256 = one[0]
@@ -157,7 +157,7 @@ class PackAccounts:
                 self._count("missing_placement", one[1], sha256)
 
     def _extra(self, entries: set[_Entry], packed: dict[bytes, int]) -> set[bytes]:
-        """Look at what the ledger says and no sound index has; return the objects that a damaged pack may have."""
+        """Look at the placements that no sound index has; return the objects that a damaged pack might have."""
         unsure: set[bytes] = set()
         for sha256, name, offset, length in sorted(entries):
             if name not in self._objects and name not in self._faults:
@@ -184,7 +184,7 @@ class PackAccounts:
             if self._folder.open(name) is not None:
                 continue
             if self._folder.is_put_away(name):
-                # The ledger forgets its places next. An object that is needed and lies nowhere else is told by itself.
+                # The ledger forgets its places next. A needed object that is nowhere else is reported by itself.
                 detail = (
                     f"{self._folder.layout.freed_pack(name)} is being freed; {known[name]} objects were placed in it"
                 )

@@ -1,4 +1,4 @@
-"""The folder of packs: finds packs, and objects in them by the packs' own indexes, where no ledger says the place."""
+"""The folder of packs: finds packs, and objects in them by the packs' own indexes if no ledger gives the place."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _OPEN = 64
 """How many packs stay open."""
 
 _AT_ONCE = 20_000
-"""About how many entries are in memory during a walk over all in order."""
+"""About how many entries are in memory while all are walked in order."""
 
 _MOST_PARTS = 1 << 16
 
 
 class PackFolder:
-    """The packs below a storage's root. It looks anew for packs whenever it is asked for all of them."""
+    """The packs below a storage's root. It looks for packs again whenever it is asked for all of them."""
 
     def __init__(self, layout: Layout, files: FileSystem | None = None, *, keep: int = _OPEN) -> None:
         """Touch nothing yet; up to `keep` packs stay open."""
@@ -51,7 +51,7 @@ class PackFolder:
         return found
 
     def open(self, name: bytes) -> PackFile | None:
-        """Return an open pack, None where there is none of this name. Raises: StorageError."""
+        """Return an open pack, None if there is none of this name. Raises: StorageError."""
         with self._lock:
             pack = self._open.get(name)
             if pack is not None:
@@ -66,7 +66,7 @@ class PackFolder:
         return pack
 
     def _opened(self, name: bytes) -> PackFile | None:
-        """Open a pack anew."""
+        """Open a pack's file again, even if it is open."""
         path = self.layout.pack(name)
         try:
             return PackFile(path, name, self._files)
@@ -74,11 +74,11 @@ class PackFolder:
             return None
         except OSError as error:
             if error.errno == errno.ELOOP:
-                return None  # a symbolic link is no pack
+                return None  # a symbolic link is not a pack
             raise storage_error(error, f"opening the pack {path}") from error
 
     def has(self, name: bytes) -> bool:
-        """Return whether there is a pack of this name now, whatever is open."""
+        """Return whether there is a pack of this name now, regardless of which packs are open."""
         return os.path.lexists(self.layout.pack(name))
 
     def is_put_away(self, name: bytes) -> bool:
@@ -86,12 +86,12 @@ class PackFolder:
         return os.path.lexists(self.layout.freed_pack(name))
 
     def forget(self) -> None:
-        """Hold no pack open any more; one that somebody reads closes when its reader is done."""
+        """Stop holding packs open; one that is being read closes when its reader is done."""
         with self._lock:
             self._open.clear()
 
     def settle(self, names: Sequence[bytes]) -> None:
-        """Make the names of packs durable, before a ledger learns them: their makers may have died before they did.
+        """Make the names of packs durable before a ledger learns them: their writers might have died before doing so.
 
         Raises: StorageError.
         """
@@ -103,14 +103,14 @@ class PackFolder:
             raise storage_error(error, f"syncing the folders of {self.layout.packs}") from error
 
     def renewed(self, pack: PackFile) -> PackFile | None:
-        """Return the pack that has this one's name now, None if it is the same file still. Raises: StorageError."""
+        """Return the pack that has this one's name now, None if that is the same file or none. Raises: StorageError."""
         with self._lock:
             self._open.pop(pack.name, None)
         fresh = self.open(pack.name)
         return None if fresh is None or fresh.inode == pack.inode else fresh
 
     def find(self, sha256: bytes, *, but: Collection[bytes] = ()) -> Iterator[tuple[PackFile, PackEntry]]:
-        """Yield every pack that has the object by its index, but for some packs: a few reads a pack.
+        """Yield every pack whose index has the object, except the packs in `but`, with a few reads per pack.
 
         Raises: StorageError.
         """
@@ -123,7 +123,7 @@ class PackFolder:
     def walk(self, names: Collection[bytes], start: bytes, end: bytes | None) -> Iterator[tuple[bytes, PackEntry]]:
         """Yield (pack, entry) of these packs with start <= SHA-256 < end, in the order of SHA-256.
 
-        Memory holds the entries of a part of the range. A pack whose footer is damaged is passed over.
+        Memory holds the entries of a part of the range. A pack whose footer is damaged is skipped.
 
         Raises: StorageError.
         """
@@ -165,7 +165,7 @@ class PackFolder:
     def _within(
         self, names: Collection[bytes], start: bytes, end: bytes | None
     ) -> Iterator[tuple[PackFile, list[PackEntry]]]:
-        """Yield what each pack's index has in a range; damaged packs have nothing. Raises: StorageError."""
+        """Yield each pack with the entries of its index in a range; skip damaged packs. Raises: StorageError."""
         for name in names:
             pack = self.open(name)
             if pack is None or pack.fault is not None:

@@ -52,7 +52,7 @@ class Footer(NamedTuple):
 
 
 def lay_out(objects: Sequence[tuple[bytes, int]]) -> list[PackEntry]:
-    """Return where objects, given by SHA-256 and length in bytes, lie in a pack, in the order given."""
+    """Return where objects, given by SHA-256 and length in bytes, are in a pack that holds them in this order."""
     lengths = [length for _, length in objects]
     offsets = accumulate(lengths, initial=0)
     return list(map(PackEntry._make, zip([sha256 for sha256, _ in objects], offsets, lengths, strict=False)))
@@ -61,7 +61,7 @@ def lay_out(objects: Sequence[tuple[bytes, int]]) -> list[PackEntry]:
 def index_of(entries: Sequence[PackEntry]) -> bytes:
     """Return the index of these objects.
 
-    Raises: ValueError if there are none, too many or too large ones, or one of them twice.
+    Raises: ValueError if there are no objects, too many objects or bytes, or if one object occurs twice.
     """
     size = sum([length for _, _, length in entries])
     if not 0 < len(entries) <= MOST_OBJECTS or size > MOST_BYTES or len({entry[0] for entry in entries}) < len(entries):
@@ -75,14 +75,14 @@ def name_of(index: bytes) -> bytes:
 
 
 def footer_of(index: bytes) -> bytes:
-    """Return the footer that stands behind this index."""
+    """Return the footer that follows this index."""
     return FOOTER.pack(MAGIC, len(index), name_of(index))
 
 
 def parse_footer(footer: bytes, size: int, name: bytes) -> Footer:
     """Return what the footer of the pack `name` says; the pack's file has `size` bytes.
 
-    Raises: PackDamagedError, before anything is read that such a footer could make large.
+    Raises: PackDamagedError, before a damaged footer can cause a large read.
     """
     if len(footer) != FOOTER.size:
         raise PackDamagedError(name, f"it has {size} bytes, too few for a footer")
@@ -99,7 +99,7 @@ def parse_footer(footer: bytes, size: int, name: bytes) -> Footer:
 
 
 def parse_index(index: bytes, footer: Footer, name: bytes) -> list[PackEntry]:
-    """Return the objects of the pack `name`, in the order of SHA-256, after checking everything that an index says.
+    """Return the objects of the pack `name`, in the order of SHA-256, after checking the whole index.
 
     Raises: PackDamagedError.
     """

@@ -1,8 +1,8 @@
-"""Gathers loose small objects into packs, while collectors work: `kropotcli storage pack`, and upkeep by itself.
+"""Gather loose small objects into packs while collectors work: `kropotcli storage pack`, and automatic upkeep.
 
-An object's own file goes only after its pack is durable, its placement is committed, and the object was read again out
-of the pack. Whoever does not find the file any more looks for placements and packs, so nobody ever misses it. A crash
-leaves both the file and the pack; the next run removes the file.
+An object's own file is removed only after its pack is durable, its placement is committed, and the object was read back
+from the pack. A reader that no longer finds the file looks for placements and packs, so it never misses the object. A
+crash leaves both the file and the pack; the next run removes the file.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ GROUP_BYTES = 32 << 20
 """About how many bytes of objects go into a pack that is made here: memory holds them all."""
 
 SAMPLED = (0x1D, 0x5B, 0xA3, 0xE6)
-"""How many folders are sampled of the 256: hashes are spread evenly, and counting all files would cost too much."""
+"""Which of the 256 folders are sampled: hashes are spread evenly, and counting all files would cost too much."""
 
 
 @dataclass(slots=True, kw_only=True)
 class GatherReport:
     """What was done: packs made, objects and bytes put into packs, files removed because a pack has their objects.
 
-    `damaged` files are not what their names say; they stay as they are. `adopted` packs were in the storage, and the
+    `damaged` files do not match their names; they stay as they are. `adopted` packs were in the storage, but the
     ledger did not know them. `left` objects were not a pack's worth.
     """
 
@@ -55,7 +55,7 @@ class GatherReport:
 
 
 class Gatherer:
-    """Packs what is loose in one storage; one thread, of a process that holds the instance's lock."""
+    """Packs loose objects in one storage, for one thread of a process that holds the instance's lock."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Gatherer:
         writer: PackWriter,
         rule: PackRule,
     ) -> None:
-        """Touch nothing yet; `packed` looks `places` up."""
+        """Touch nothing yet; `packed` looks objects up in `places`."""
         self._layout = layout
         self._files = files
         self._folder = folder
@@ -78,13 +78,13 @@ class Gatherer:
         self._rule = rule
 
     def mender(self) -> Mender:
-        """Return what mends the packs."""
+        """Return a mender for the packs."""
         from kropot.objects.packs.mend import Mender
 
         return Mender(self._folder, self._places, self._writer)
 
     def is_worth(self) -> bool:
-        """Whether about a pack's worth of small objects is loose; a few folders tell. Raises: StorageError."""
+        """Whether about a pack's worth of small objects is loose, judging by a few folders. Raises: StorageError."""
         objects = size = 0
         for first in SAMPLED:
             for _, each in self._walk(bytes([first]), bytes([first + 1])):
@@ -94,9 +94,9 @@ class Gatherer:
         return self._rule.is_worth(objects * share, size * share)
 
     def run(self, *, stopped: Callable[[], bool] = lambda: False) -> GatherReport:
-        """Gather everything that is a pack's worth; end between two packs when `stopped` says so.
+        """Gather everything that is a pack's worth; end between two packs when `stopped` returns true.
 
-        Raises: StorageError; what was done until then stays done.
+        Raises: StorageError; packs made until then stay.
         """
         report = GatherReport()
         self._adopt(report)
@@ -110,7 +110,7 @@ class Gatherer:
         return report
 
     def _adopt(self, report: GatherReport) -> None:
-        """Have the ledger know the packs whose makers died before they could record them."""
+        """Record the packs whose writers died before they could record them."""
         known = {row.name for row in self._places.packs()}
         unknown = [name for name in self._folder.names() if name not in known]
         self._folder.settle(unknown)
@@ -155,7 +155,7 @@ class Gatherer:
         self._remove([*done, *whole], report)
 
     def _whole(self, sha256: bytes, report: GatherReport) -> list[WholeObject]:
-        """Return an object with its bytes; none if its file is gone, damaged, or not small any more."""
+        """Return an object with its bytes; an empty list if its file is gone, damaged, or no longer small."""
         path = self._layout.object(sha256)
         try:
             fd = self._files.open_read(path)
@@ -177,13 +177,13 @@ class Gatherer:
         return [(sha256, data)]
 
     def _remove(self, places: list[Placement], report: GatherReport) -> None:
-        """Remove the files of objects that can be read out of their packs."""
+        """Remove the files of objects that can be read from their packs."""
         for place in places:
             if self._packed.sound_place(place) is None:
                 continue
             report.removed += self._unlink(place.sha256)
 
-    # --- where they lie: a storage on another machine has its own of these, and of `_whole` ---------------------------
+    # --- where the files are: a storage on another machine overrides these, and `_whole` ------------------------------
 
     def _walk(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
         return self._layout.walk(start, end)

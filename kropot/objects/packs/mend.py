@@ -1,6 +1,6 @@
-"""Mends packs, and what the ledger says of them, where one of the two still knows what the other has lost.
+"""Mend packs, and what the ledger says about them, where one of the two still knows what the other has lost.
 
-A pack's name is the SHA-256 of its index. So an index that is made of placements is proved by the pack's name.
+A pack's name is the SHA-256 of its index. So the name proves an index that is made from placements.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Mender:
-    """Mends one storage; one thread, of a process that gathers in it."""
+    """Mends one storage, for one thread of a process that gathers in it."""
 
     def __init__(self, folder: PackFolder, places: PlaceStore, writer: PackWriter) -> None:
         """Touch nothing yet."""
@@ -27,9 +27,9 @@ class Mender:
         self._writer = writer
 
     def rewrite(self, name: bytes) -> str | None:
-        """Write a pack anew, with the index that the ledger's placements make; return why not, None if it was done.
+        """Rewrite a pack with the index that the ledger's placements give; return why not, None if it was done.
 
-        Its objects stay as they are, sound or not; where the file ends too early, they become zeros.
+        Its objects stay as they are, sound or not; bytes that are missing because the file ends early become zeros.
 
         Raises: StorageError.
         """
@@ -53,7 +53,7 @@ class Mender:
         return None
 
     def index(self, name: bytes) -> str | None:
-        """Put what a pack's index says in the place of the ledger's placements in it; return why not, None if done.
+        """Replace the ledger's placements in a pack with those of its index; return why not, None if it was done.
 
         Raises: StorageError.
         """

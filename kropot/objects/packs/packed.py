@@ -1,7 +1,7 @@
-"""Reads objects out of packs: by the placements of a ledger first, then by the packs' own indexes.
+"""Read objects from packs: by the placements of a ledger first, then by the packs' own indexes.
 
-A placement or an index proves nothing. `open` hashes what it read, and tries every place that an object may have; the
-bytes of an object that is nowhere sound are given as they are, as those of a damaged file would be.
+A placement or an index proves nothing. `open` hashes the bytes, and tries every place where an object might be. If no
+place has sound bytes, it returns damaged ones, as it would those of a damaged file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOOKED_UP = 500
 
 
 class PackPlaces(Protocol):
-    """What a store asks about placements: `Ledger.places` is one."""
+    """Where a store looks up placements: `Ledger.places` is one."""
 
     def find(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
         """Return the placements of these objects."""
@@ -40,20 +40,20 @@ class PackPlaces(Protocol):
         """Yield the placements in a range, in the order of SHA-256."""
 
     def ranges(self, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:
-        """Return the same as (SHA-256, pack, offset, length)."""
+        """Return the placements in a range as (SHA-256, pack, offset, length)."""
 
     def packs(self) -> Iterator[PackRow]:
         """Yield the packs that placements name."""
 
     def drop(self, sha256: bytes, pack: bytes) -> None:
-        """Remember that an object is not to be looked for in a pack."""
+        """Remember not to look for an object in a pack."""
 
 
 class NoPlaces:
-    """What is known about placements without a ledger: nothing, but for what was dropped in this process."""
+    """What is known about placements without a ledger: nothing, except what was dropped in this process."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Start with nothing dropped."""
         self._dropped: set[tuple[bytes, bytes]] = set()
 
     def find(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:  # noqa: ARG002 -- as said
@@ -85,7 +85,7 @@ class PackedObjects:
     """The objects in packs of one storage."""
 
     def __init__(self, folder: PackFolder, places: PackPlaces | None = None) -> None:
-        """Look places up in `places` first; the packs' own indexes know all that it does not know."""
+        """Look objects up in `places` first, then in the packs' own indexes."""
         self._folder = folder
         self.places: PackPlaces = NoPlaces() if places is None else places
 
@@ -104,7 +104,7 @@ class PackedObjects:
                     if hashlib.sha256(data).digest() == sha256:
                         return io.BytesIO(data)
                     damaged = data if damaged is None else damaged
-                # Somebody may have put a sound pack of the same name in its place while this one was open.
+                # A sound pack of the same name might have replaced this one while it was open.
                 pack = self._folder.renewed(pack)
         if failure is not None:
             raise storage_error(failure, f"reading the object {sha256.hex()} from a pack") from failure
@@ -113,25 +113,25 @@ class PackedObjects:
         return io.BytesIO(damaged)
 
     def range(self, place: Placement) -> bytes | None:
-        """Return the bytes where an object should lie, unchecked; None without such a pack. Raises: OSError."""
+        """Return the bytes where an object should be, unchecked; None if there is no such pack. Raises: OSError."""
         pack = self._folder.open(place.pack)
         return None if pack is None else pack.read(place.offset, place.length)
 
     def read_unasked(self, sha256: bytes) -> bytes:
-        """Return what `open` gives, if no ledger need be asked. Raises: ObjectMissingError, StorageError."""
+        """Return the bytes from `open`, if there is no ledger to ask. Raises: ObjectMissingError, StorageError."""
         if not isinstance(self.places, NoPlaces):
             raise ObjectMissingError(sha256)
         with self.open(sha256) as found:
             return found.read()
 
     def size(self, sha256: bytes) -> int | None:
-        """Return the object's size as its first place says, None where it has none. Raises: StorageError."""
+        """Return the object's size according to its first place, None if it has none. Raises: StorageError."""
         return next((entry.length for _, entry in self.candidates(sha256)), None)
 
     def candidates(self, sha256: bytes) -> Iterator[tuple[PackFile, PackEntry]]:
-        """Yield where the object may lie: where the ledger says, as far as the pack agrees, then in any other pack.
+        """Yield where the object might be: where the ledger says, if the pack agrees, then in any other pack.
 
-        The ledger's range counts where the pack's index is damaged. Raises: StorageError.
+        If the pack's index is damaged, the ledger's range is used. Raises: StorageError.
         """
         seen: set[bytes] = set()
         told = self.places.find([sha256]).get(sha256, ())
@@ -151,8 +151,8 @@ class PackedObjects:
     def walk(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
         """Yield (SHA-256, size) of every object in a range, in order, each once. Raises: StorageError.
 
-        The ledger's rows count for packs that are there and have as many objects as it says; for the others, their own
-        indexes do.
+        The ledger's rows are used for packs that have as many objects as it says, or a damaged footer; for the others,
+        their own indexes are used.
         """
         known = {row.name: row.objects for row in self.places.packs()}
         trusted: set[bytes] = set()
@@ -174,7 +174,7 @@ class PackedObjects:
             last = sha256
 
     def sound_place(self, place: Placement) -> Placement | None:
-        """Read an object where it is placed; return the place where it is sound, None where it is not.
+        """Read an object where it is placed; return the place where it is sound, None if it is not.
 
         Raises: StorageError.
         """
@@ -197,12 +197,12 @@ class PackedObjects:
         return self.places.find(sha256s)
 
     def drop(self, sha256: bytes) -> None:
-        """Remember that the object is not to be looked for in any pack that has it now. Raises: StorageError."""
+        """Remember not to look for the object in any pack that has it now. Raises: StorageError."""
         for pack, _ in list(self.candidates(sha256)):
             self.places.drop(sha256, pack.name)
 
     def _at(self, place: Placement) -> tuple[PackFile, PackEntry] | None:
-        """Return where the object lies in the pack of a placement, by the pack's index where it can be read."""
+        """Return where the object is in the pack of a placement, by the pack's index if that can be read."""
         pack = self._folder.open(place.pack)
         if pack is None:
             return None
@@ -227,7 +227,7 @@ class PackedObjects:
         yield from self._kept(waiting, known)
 
     def _kept(self, found: list[tuple[bytes, PackEntry]], known: Collection[bytes]) -> Iterator[tuple[bytes, int]]:
-        # Without a ledger, what was dropped is known for any pack.
+        # Without a ledger, any pack can have dropped objects.
         asked = [entry.sha256 for pack, entry in found if pack in known or isinstance(self.places, NoPlaces)]
         dropped = self.places.dropped(asked) if asked else ()
         for pack, entry in found:

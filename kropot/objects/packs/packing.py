@@ -1,4 +1,4 @@
-"""What of a batch goes into packs when it is published, and what stays a file of its own."""
+"""Decide which objects of a batch go into packs when it is published, and which stay files of their own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class PackRule(Struct, frozen=True, kw_only=True):
-    """Objects of fewer than `below` bytes go into packs where a batch has a pack's worth of them; 0 makes no packs.
+    """Objects of fewer than `below` bytes go into packs if a batch has a pack's worth of them; 0 makes no packs.
 
-    That is `worth` bytes, or `many` objects: tiny ones would never be so many bytes, and each costs a file.
+    That is `worth` bytes, or `many` objects, because tiny ones never add up to that many bytes, and each costs a file.
     """
 
     below: int = PACK_BELOW
@@ -31,19 +31,19 @@ class PackRule(Struct, frozen=True, kw_only=True):
     many: int = PACK_MANY
 
     def is_worth(self, objects: int, size: int) -> bool:
-        """Whether so many objects, of so many bytes together, are a pack's worth."""
+        """Whether this many objects, of this many bytes together, are a pack's worth."""
         return objects > 0 and (size >= self.worth or objects >= self.many)
 
     def takes(self, size: int) -> bool:
-        """Whether an object of this size goes into packs at all; none holds more than `MOST_BYTES`."""
+        """Whether an object of this size goes into packs at all; no pack holds more than `MOST_BYTES`."""
         return size < self.below and size <= MOST_BYTES
 
 
 class Packing:
-    """Packs what of a batch is to be packed.
+    """Packs those objects of a batch that should be packed.
 
-    `read` gives the bytes of an object that was staged into a file, `with_files` tells which objects have a file of
-    their own already, and `set_aside` puts a damaged one into quarantine.
+    `read` returns the bytes of an object that was staged into a file, `with_files` returns the objects that already
+    have a file of their own, and `set_aside` puts a damaged one into quarantine.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Packing:
         self._set_aside = set_aside
 
     def publish(self, batch: Sequence[Staged]) -> dict[int, Published | PublishError]:
-        """Return what came of those objects of the batch that are in packs now, or could not be, by their place in it.
+        """Pack objects; return the results of those now in packs, and of those that failed, by their index in `batch`.
 
-        The others want files of their own.
+        The others need files of their own.
         """
         small = {at: staged for at, staged in enumerate(batch) if self._rule.takes(staged.size)}
         if not small:
@@ -95,7 +95,7 @@ class Packing:
         return outcomes
 
     def _known(self, small: Mapping[int, Staged]) -> tuple[dict[int, Published | PublishError], dict[bytes, str]]:
-        """Return the objects that the ledger places in packs, read and sound, and where damaged ones were put."""
+        """Read the objects that the ledger places in packs; return results, and where damaged ones were set aside."""
         outcomes: dict[int, Published | PublishError] = {}
         set_aside: dict[bytes, str] = {}
         found = self._packed.find([staged.sha256 for staged in small.values()])

@@ -1,4 +1,4 @@
-"""Reads one pack: what its footer says, an object's entry without reading the whole index, and the objects' bytes."""
+"""Read one pack: its footer, an object's entry without reading the whole index, and the objects' bytes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LAST = b"\xff" * 33
 
 
 class PackFile:
-    """An open pack. `fault` says what is wrong with its footer, None if nothing is; then it can only be read by range.
+    """An open pack. `fault` says what is wrong with its footer, if anything; if so, it can only be read by range.
 
-    Any number of threads may read. It closes itself once nobody holds it, so that nobody closes it under a reader.
+    Any number of threads may read it. It closes when the last reference to it goes, so never under a reader.
     """
 
     def __init__(self, path: str, name: bytes, files: FileSystem) -> None:
@@ -37,7 +37,7 @@ class PackFile:
         self._learn(status.st_size, status.st_ino)
 
     def _learn(self, size: int, inode: int) -> None:
-        """Read the footer. `inode` tells this file from another one of the same name. Raises: OSError."""
+        """Read the footer. `inode` distinguishes this file from another one of the same name. Raises: OSError."""
         self.size, self.inode = size, inode
         self.fault: str | None = None
         self._footer: Footer | None = None
@@ -46,7 +46,7 @@ class PackFile:
         try:
             self._footer = parse_footer(self.read(max(size - FOOTER.size, 0), FOOTER.size), size, self.name)
         except PackDamagedError as error:
-            self.fault = error.what  # the error itself leads back here, and would keep the file open
+            self.fault = error.what  # the error itself refers back to this pack, and would keep the file open
 
     def __del__(self) -> None:
         """Close the file."""
@@ -61,7 +61,7 @@ class PackFile:
         return self._footer
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes of a range, fewer where the file ends before it does. Raises: OSError."""
+        """Return the bytes of a range, fewer if the file ends before it does. Raises: OSError."""
         length = max(min(length, self.size - offset), 0)
         data = os.pread(self._fd, length, offset) if length else b""
         while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
@@ -69,7 +69,7 @@ class PackFile:
         return data
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the buffer from a range; what lies behind the file's end becomes zeros. Raises: OSError."""
+        """Fill the buffer from a range; bytes past the end of the file become zeros. Raises: OSError."""
         done = 0
         while done < len(buffer):
             count = os.preadv(self._fd, (buffer[done:],), offset + done)
@@ -83,7 +83,7 @@ class PackFile:
         return self._fd
 
     def index_fault(self) -> str | None:
-        """Return what is wrong with the footer, or with the index as a whole; None if both are the name's.
+        """Return what is wrong with the footer, or with the index as a whole; None if both match the name.
 
         Raises: OSError.
         """
@@ -94,7 +94,7 @@ class PackFile:
 
     @property
     def is_index_sound(self) -> bool:
-        """Whether footer and index are the name's; they are read once. What cannot be read is not sound."""
+        """Whether footer and index match the name; they are read once. If they cannot be read, they are not sound."""
         if self._index_sound is None:
             try:
                 self._index_sound = self.index_fault() is None
@@ -103,7 +103,7 @@ class PackFile:
         return self._index_sound
 
     def entries(self) -> list[PackEntry]:
-        """Return every object, in the order of SHA-256; all that the index says was checked.
+        """Return every object, in the order of SHA-256, after checking the whole index.
 
         Raises: PackDamagedError, OSError.
         """
@@ -111,7 +111,7 @@ class PackFile:
         return parse_index(self.read(footer.data_end, footer.objects * ENTRY.size), footer, self.name)
 
     def find(self, sha256: bytes) -> PackEntry | None:
-        """Return an object's entry, None where the index does not have it; a few entries are read, and believed.
+        """Return an object's entry, None if the index does not have it; only a few entries are read, and trusted.
 
         Raises: PackDamagedError, OSError.
         """
@@ -119,7 +119,7 @@ class PackFile:
         return next((entry for entry in self._some(low, high) if entry.sha256 == sha256), None)
 
     def between(self, start: bytes, end: bytes | None) -> list[PackEntry]:
-        """Return the entries with start <= SHA-256 < end; only these are read, and believed.
+        """Return the entries with start <= SHA-256 < end; only these are read, and trusted.
 
         Raises: PackDamagedError, OSError.
         """
@@ -136,7 +136,7 @@ class PackFile:
         """
         low = self._narrow(start)[0] if self._seam is None or self._seam[0] != start else self._seam[1]
         below, high = (self.footer.objects,) * 2 if end is None else self._narrow(end)
-        # Whoever walks through all ranges asks next for the one that begins here.
+        # A caller that walks through all ranges asks next for the one that begins here.
         self._seam = None if end is None else (end, below)
         raw, name = self.read(self.footer.data_end + low * ENTRY.size, (high - low) * ENTRY.size), self.name
         found = ENTRY.iter_unpack(raw[: len(raw) - len(raw) % ENTRY.size])
@@ -148,7 +148,7 @@ class PackFile:
         return hashlib.sha256(self.read(entry.offset, entry.length)).digest() == entry.sha256
 
     def _narrow(self, sha256: bytes) -> tuple[int, int]:
-        """Return which entries, from and below, can be this object."""
+        """Return (from, below) of the entries that can be this object."""
         low, high = 0, self.footer.objects
         while high - low > _FEW:
             middle = (low + high) // 2
@@ -159,7 +159,7 @@ class PackFile:
         return self.read(self.footer.data_end + number * ENTRY.size, 32)
 
     def _some(self, low: int, high: int) -> Iterator[PackEntry]:
-        """Yield the entries from `low` on, below `high`, whose ranges lie where the objects are."""
+        """Yield the entries from `low` to below `high`. Raises: PackDamagedError if one is outside of the objects."""
         raw = self.read(self.footer.data_end + low * ENTRY.size, (high - low) * ENTRY.size)
         end = self.footer.data_end
         for entry in map(PackEntry._make, ENTRY.iter_unpack(raw[: len(raw) - len(raw) % ENTRY.size])):

@@ -1,4 +1,4 @@
-"""Makes placements anew from the indexes of the packs: `kropotcli storage index`, and after a ledger was recovered."""
+"""Rebuild placements from the indexes of the packs: `kropotcli storage index`, and after a ledger was recovered."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MOST_DAMAGED = 20
 
 
 class ReindexReport(Struct, frozen=True, kw_only=True):
-    """How many packs and objects were indexed, and how many packs are damaged, the first of them with what is wrong.
+    """How many packs and objects were indexed, and how many packs are damaged; `told` describes the first of those.
 
-    `forgotten` packs were in the ledger and are not in the storage.
+    `forgotten` packs were in the ledger but are not in the storage.
     """
 
     packs: int
@@ -35,7 +35,7 @@ class ReindexReport(Struct, frozen=True, kw_only=True):
 
 
 def placements_of(folder: PackFolder, name: bytes) -> list[Placement] | None:
-    """Return where a pack's own index says its objects lie, None where the pack is gone.
+    """Return where a pack's objects are according to its own index, None if the pack is gone.
 
     Raises: PackDamagedError, StorageError.
     """
@@ -52,10 +52,10 @@ def placements_of(folder: PackFolder, name: bytes) -> list[Placement] | None:
 def reindex(
     folder: PackFolder, places: PlaceStore, *, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> ReindexReport:
-    """Put what the packs' indexes say in the place of all placements; memory holds one index and the packs' names.
+    """Replace all placements with those of the packs' indexes; memory holds one index and the packs' names.
 
-    A damaged pack keeps the placements that it has: its objects may be readable all the same. Nothing that was dropped
-    stays so. `progress` is called with (packs done, all packs).
+    A damaged pack keeps its placements, because its objects might still be readable. In all others, objects that were
+    dropped are placed again. `progress` is called with (packs done, all packs).
 
     Raises: StorageError.
     """
@@ -75,7 +75,7 @@ def reindex(
             places.replace(name, found)
             packs, objects, size = packs + 1, objects + len(found), size + sum(one.length for one in found)
     there = set(names)
-    # A pack that a collector made meanwhile is in the ledger, and was not there before: look again.
+    # A pack that a collector made meanwhile is in the ledger, but was not in the storage before: look again.
     for row in [row for row in places.packs() if row.name not in there]:
         if folder.open(row.name) is None:
             places.forget(row.name)

@@ -1,4 +1,4 @@
-"""Copies what is live in a pack into new packs, and removes the pack: out of sight first, then for good.
+"""Copy the live objects of a pack into new packs, and remove the pack: out of sight first, then for good.
 
 Memory holds the live objects of one pack, 64 MiB at most.
 """
@@ -32,7 +32,7 @@ _SUFFIX = ".pack"
 class PackContents(NamedTuple):
     """A pack's objects, and how long ago it was written, in microseconds.
 
-    One that `is_locked` fills its bytes when it is gone, too, until its lock ends; one that `is_spared` is so for long.
+    A pack that `is_locked` takes space until its lock ends, even when it is gone; one that `is_spared`, for long.
     """
 
     entries: list[PackEntry]
@@ -42,7 +42,7 @@ class PackContents(NamedTuple):
 
 
 class PackRewriter:
-    """Rewrites packs of one storage, for a process that holds the instance's lock."""
+    """Rewrites the packs of one storage, for a process that holds the instance's lock."""
 
     def __init__(self, layout: Layout, files: FileSystem, writer: PackWriter) -> None:
         """Touch nothing yet."""
@@ -52,7 +52,7 @@ class PackRewriter:
         self._folder = f"{layout.root}/freed"
 
     def contents(self, name: bytes, now_us: int) -> PackContents | None:
-        """Return what a pack holds; None if it is gone or damaged, and then it is left alone. Raises: StorageError."""
+        """Return a pack's contents; None if it is gone or damaged, and must be left alone. Raises: StorageError."""
         path = self._layout.pack(name)
         try:
             pack = PackFile(path, name, self._files)
@@ -65,7 +65,7 @@ class PackRewriter:
         return PackContents(entries, max(now_us - changed_us, 0))
 
     def copy(self, name: bytes, live: Collection[bytes]) -> list[Placement] | None:
-        """Write the live objects of a pack into new ones, durably; None if one of them cannot be read or is not sound.
+        """Write a pack's live objects into new packs, durably; None if it is gone or damaged, or one is not sound.
 
         Raises: StorageError.
         """
@@ -79,9 +79,9 @@ class PackRewriter:
         return None if whole is None else self._writer.write_all(whole)
 
     def put_away(self, name: bytes) -> bool:
-        """Take the pack out of sight; False if it is not there. Raises: StorageError.
+        """Move the pack out of sight; return False if it is not there. Raises: StorageError.
 
-        No power cut brings it back then: whoever forgets its places next relies on that.
+        After that, no power cut brings it back. A caller that forgets its places next relies on this.
         """
         path = self._layout.pack(name)
         try:
@@ -95,7 +95,7 @@ class PackRewriter:
         return True
 
     def bring_back(self, name: bytes) -> None:
-        """Put a pack back that is out of sight, unless the same one was written meanwhile. Raises: StorageError."""
+        """Put back a pack that is out of sight, unless it was written again meanwhile. Raises: StorageError."""
         path = self._layout.pack(name)
         try:
             if os.path.lexists(path):
@@ -124,7 +124,7 @@ class PackRewriter:
 
 
 def live_objects(pack: PackFile, live: Collection[bytes]) -> list[WholeObject] | None:
-    """Read those of a pack's objects that are live, in their order there; None if one of them is not sound.
+    """Read the live objects of a pack, in their order there; return None if one of them is not sound.
 
     Raises: PackDamagedError, OSError.
     """

@@ -1,4 +1,4 @@
-"""Makes packs: written to the instance's own folder, synced, renamed to `packs/ab/<name>`, the folder synced."""
+"""Make packs: written to the instance's own folder, synced, renamed to `packs/ab/<name>`, the folder synced."""
 
 # ruff: noqa: PTH120 -- paths are strings here
 
@@ -22,12 +22,12 @@ PACK_BELOW = 1 << 20
 """Objects smaller than this go into packs, unless the user says otherwise."""
 
 PACK_FROM = 8 << 20
-"""A pack's worth: fewer bytes of small objects stay separate files for now, unless there are many."""
+"""A pack's worth: with fewer bytes, small objects stay separate files for now, unless there are many of them."""
 
 PACK_MANY = 2000
 
 _AT_ONCE = 1 << 20
-"""The least bytes per write: larger writes cost memory, more writes cost calls."""
+"""The fewest bytes per write: larger writes cost memory, more writes cost calls."""
 
 WholeObject = tuple[bytes, bytes]
 """An object's SHA-256 and its bytes."""
@@ -37,7 +37,7 @@ class PackWriter:
     """Writes packs for one instance; one thread at a time."""
 
     def __init__(self, layout: Layout, files: FileSystem, path: Callable[[], str]) -> None:
-        """Touch nothing yet. `path` gives a new temporary file's path at each call."""
+        """Touch nothing yet. `path` returns a new temporary file's path at each call."""
         self._layout = layout
         self._files = files
         self._path = path
@@ -45,9 +45,9 @@ class PackWriter:
         self._named: set[str] = set()
 
     def write(self, objects: Sequence[WholeObject]) -> list[Placement | StorageError]:
-        """Make packs of these objects, all different, in their order; return where each lies, durably.
+        """Make durable packs of these objects, all different, in their order; return where each object is.
 
-        What cannot be written has the error in its place: its pack is gone, or is one that nobody names.
+        The result for an object that cannot be written is the error: its pack is gone, or nothing names it.
         """
         outcomes: list[Placement | StorageError] = []
         for group in grouped(objects):
@@ -58,9 +58,9 @@ class PackWriter:
         return outcomes
 
     def write_all(self, objects: Sequence[WholeObject]) -> list[Placement]:
-        """Make packs of these objects as `write` does, where one that is not written is worth nothing.
+        """Make packs of these objects as `write` does, for a caller that needs them all.
 
-        Raises: StorageError. Some of the packs may be there then, and nobody names them.
+        Raises: StorageError. Then some of the packs may exist, but nothing names them.
         """
         made: list[Placement] = []
         for result in self.write(objects):
@@ -70,7 +70,7 @@ class PackWriter:
         return made
 
     def write_one(self, objects: Sequence[WholeObject]) -> list[Placement]:
-        """Make one pack, durably. Raises: StorageError; ValueError for what does not make a pack."""
+        """Make one pack, durably. Raises: StorageError; ValueError if the objects do not make a pack."""
         entries = lay_out([(sha256, len(data)) for sha256, data in objects])
         index = index_of(entries)
         name = name_of(index)
@@ -78,19 +78,19 @@ class PackWriter:
         return [Placement(sha256, name, offset, length) for sha256, offset, length in entries]
 
     def _put(self, name: bytes, pieces: list[bytes]) -> None:
-        """Have a pack of these bytes under its name, durably. Raises: StorageError."""
+        """Write a pack of these bytes under its name, durably. Raises: StorageError."""
         temporary = self._path()
         try:
             self._fill(temporary, pieces)
             self._name(temporary, self._layout.pack(name))
         except OSError as error:
-            # What cannot be removed now is removed as a leftover at the next start.
+            # If this fails, the file is removed as a leftover at the next start.
             with contextlib.suppress(OSError):
                 self._files.unlink(temporary)
             raise storage_error(error, f"writing the pack {temporary}") from error
 
     def _fill(self, path: str, pieces: list[bytes]) -> None:
-        """Write a file, and have it durable. Raises: OSError."""
+        """Write a file, and make it durable. Raises: OSError."""
         files = self._files
         fd = files.create(path)
         try:
@@ -98,7 +98,7 @@ class PackWriter:
                 view = memoryview(part)
                 while view:
                     view = view[files.write(fd, view) :]
-            # Its own sync, not the volume's: what else waits to be written is nobody's business here.
+            # Sync the file, not the volume, because other data that waits to be written does not matter here.
             files.sync_file(fd)
         except OSError:
             with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ class PackWriter:
         files.close(fd)
 
     def _name(self, temporary: str, path: str) -> None:
-        """Give the pack its name, durably. One that is there has the same objects, and is replaced. Raises: OSError."""
+        """Name the pack, durably. A pack that has the name has the same objects, and is replaced. Raises: OSError."""
         files, folder = self._files, os.path.dirname(path)
         try:
             files.rename(temporary, path)
@@ -123,7 +123,7 @@ class PackWriter:
 
 
 def grouped(objects: Sequence[WholeObject]) -> Iterator[Sequence[WholeObject]]:
-    """Cut objects into as few packs as can hold them, of about the same size, in their order."""
+    """Divide objects, in their order, among as few packs as can hold them, of about the same size."""
     size = sum([len(data) for _, data in objects])
     packs = max(-(-size // MOST_BYTES), -(-len(objects) // MOST_OBJECTS), 1)
     if packs == 1:
@@ -142,7 +142,7 @@ def grouped(objects: Sequence[WholeObject]) -> Iterator[Sequence[WholeObject]]:
 
 
 def _joined(pieces: list[bytes]) -> Iterator[bytes]:
-    """Join pieces to parts of about `_AT_ONCE` bytes."""
+    """Join pieces into parts of about `_AT_ONCE` bytes."""
     part: list[bytes] = []
     size = 0
     for piece in pieces:

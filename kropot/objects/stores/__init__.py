@@ -1,1 +1,1 @@
-"""Storages that are not a local folder: buckets and SFTP servers, behind the same promises."""
+"""Storages that are not a local folder: buckets and SFTP servers, with the same promises."""

@@ -19,7 +19,7 @@ _MOST_PORT = 65_535
 class BucketAddress(Struct, frozen=True):
     """A bucket, and the prefix of all keys in it without slashes at its ends; "" is the whole bucket.
 
-    `lock_days`: for so many days the bucket locks what is written, as the user says; None if it locks nothing.
+    `lock_days` is for how many days the bucket locks what is written, as the user says; None if it locks nothing.
     """
 
     bucket: str
@@ -32,7 +32,7 @@ class BucketAddress(Struct, frozen=True):
 
 
 class SftpAddress(Struct, frozen=True):
-    """A folder on an SFTP server, absolute unless it begins with `~/`; without a user or port, SSH's own rules hold."""
+    """A folder on an SFTP server, absolute unless it begins with `~/`; without a user or port, SSH's rules apply."""
 
     host: str
     path: str
@@ -52,9 +52,9 @@ StorageAddress = Path | BucketAddress | SftpAddress
 
 
 def parse_storage(text: str) -> StorageAddress:
-    """Return the storage that a text names; whatever is no URL is a path.
+    """Return the storage that a text names; a text that is not a URL is a path.
 
-    Raises: UsageError for a URL that is not understood, or has a password or keys in it. The URL is not shown then.
+    Raises: UsageError for a URL that is not understood, or has a password or keys in it. The error does not show it.
     """
     match = _SCHEME.fullmatch(text)
     if match is None:
@@ -71,7 +71,7 @@ def parse_storage(text: str) -> StorageAddress:
 
 
 def shown_storage(address: StorageAddress) -> str:
-    """Return the address as it means the same in every working directory."""
+    """Return the address in a form that means the same in every working directory."""
     return str(address.absolute()) if isinstance(address, Path) else str(address)
 
 

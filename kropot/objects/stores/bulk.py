@@ -1,4 +1,4 @@
-"""What a storage on another machine offers for reading in bulk: packs as a whole, and files with a few threads."""
+"""Bulk reading of a storage on another machine: packs as a whole, and files with a few threads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RemoteBulkReader(PackedFolderReader):
 
 
 class RemoteRangeReader:
-    """Reads ranges of the objects there: the packs whose names lie in a part, then the files."""
+    """Reads ranges of the objects there: the packs whose names are in a part, then the files."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RemoteRangeReader:
         stopped: Callable[[], bool],
         take: Callable[[int], None] | None,
     ) -> None:
-        """Read nothing yet. `take` is told how many bytes are read next."""
+        """Read nothing yet. `take` is called with the number of bytes to read next."""
         self._files = files
         self._store = store
         self._packs = packs
@@ -75,7 +75,7 @@ class RemoteRangeReader:
         self._reading = ThreadReading(cast("ObjectStore", LooseObjects(files)), throttle=Throttle(), stopped=stopped)
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:
-        """Read part by part; end where somebody stops it."""
+        """Read part by part; end early when stopped."""
         for low, high in parts_of(start, end, self._parts):
             for name in self._packs[bisect_left(self._packs, low) : bisect_right(self._packs, high)]:
                 if self._stopped():
@@ -92,7 +92,7 @@ class RemoteRangeReader:
                 return
 
     def flaws(self) -> Iterator[PackFlaw]:
-        """Yield nothing: `RemoteBulkReader` knows packs."""
+        """Yield nothing, because `RemoteBulkReader` handles packs."""
         return iter(())
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:  # noqa: ARG002 -- the protocol has it
@@ -106,7 +106,7 @@ class RemoteRangeReader:
     # --- helpers -----------------------------------------------------------------------------------------------------
 
     def _part(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> RangeRead:
-        """Compare what should be there with what is there, and read what has the right size."""
+        """Compare the expected objects with those that are there, and read the ones that have the right size."""
         found = RangeRead()
         wanted, blocks = dict(rows), list[list[ReadRequest]]()
         is_whole = all(self._submit(block, blocks, found) for block in self._blocks(start, end, wanted, found))
@@ -123,7 +123,7 @@ class RemoteRangeReader:
     def _blocks(
         self, start: bytes, end: bytes, wanted: dict[bytes, int | None], found: RangeRead
     ) -> Iterator[list[ReadRequest]]:
-        """Yield what must be read, in blocks; what is there is taken out of `wanted`."""
+        """Yield the objects that must be read, in blocks; remove all that are there from `wanted`."""
         behind = behind_range(end)
         block: list[ReadRequest] = []
         for sha256, there in loose_objects(self._files, start, behind):
@@ -145,7 +145,7 @@ class RemoteRangeReader:
             yield block
 
     def _submit(self, block: list[ReadRequest], blocks: list[list[ReadRequest]], found: RangeRead) -> bool:
-        """Hand a block to the threads; return whether nobody stopped it."""
+        """Hand a block to the threads; return False if reading was stopped."""
         if self._take is not None:
             self._take(sum(request.size for request in block))
         self._reading.submit(block)
@@ -153,7 +153,7 @@ class RemoteRangeReader:
         return self._settle(blocks, found) if len(blocks) > _WAITING else not self._stopped()
 
     def _settle(self, blocks: list[list[ReadRequest]], found: RangeRead) -> bool:
-        """Take what came of the oldest block in; return whether it was read to its end."""
+        """Take in the result of the oldest block; return whether it was read to its end."""
         block, bad = blocks.pop(0), self._reading.result()
         if bad is None:
             return False
@@ -180,7 +180,7 @@ class RemotePackReading(PackReading):
 
 
 class LooseObjects:
-    """The objects that are files of their own, opened without a look at the ledger or at packs."""
+    """The objects that are files of their own, opened without looking at the ledger or at packs."""
 
     def __init__(self, files: RemoteFiles) -> None:
         """Ask nothing yet."""

@@ -1,7 +1,7 @@
-"""Copies a storage to another one, of whatever kind: objects and packs first, and then the history that names them.
+"""Copy a storage to another one, of any kind: objects and packs first, and then the history that names them.
 
-What has a name and the right size in the target is there already, so a run that was interrupted goes on. Every object
-is compared with its SHA-256 on its way: damage is not spread, it is told.
+A file with the right name and size in the target was copied before, so an interrupted run continues. Every object is
+compared with its SHA-256 on its way: damage is not spread, but reported.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _GROUP: Final = 64
 class StorageCopyReport:
     """How many files and bytes were copied, and how many were there already; `checked` of these were read there.
 
-    `damaged` are damaged in the source: objects that were not copied, and packs that were, because others of their
-    objects may be sound. `told` says what is wrong with the first ones.
+    `damaged` files are damaged in the source: objects, which were not copied, and packs, which were, because others of
+    their objects might be sound. `told` says what is wrong with the first ones.
     """
 
     files: int = 0
@@ -64,7 +64,7 @@ class StorageCopy:
         progress: Callable[[int, int], None],
         only_sound: bool = False,
     ) -> None:
-        """Touch nothing yet. `progress` is called with the files that were looked at, and the bytes copied.
+        """Touch nothing yet. `progress` is called with the number of files looked at, and of bytes copied.
 
         With `only_sound`, a pack is not copied if any of its objects is damaged.
         """
@@ -78,8 +78,8 @@ class StorageCopy:
     def run(self) -> StorageCopyReport:
         """Copy everything.
 
-        Raises: IntegrityError where the target holds another or a longer history; StorageError. What was copied until
-        then is there the next time.
+        Raises: IntegrityError if the target holds another or a longer history; StorageError. Files copied until then
+        are there the next time.
         """
         self._demand_same_history()
         report = StorageCopyReport()
@@ -91,13 +91,13 @@ class StorageCopy:
     def all_of(
         self, kinds: Sequence[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Copy every file of these kinds, and count them; False if that was `stopped`. Raises: StorageError."""
+        """Copy every file of these kinds, and count them; return False if `stopped`. Raises: StorageError."""
         return all(self._several(self._paired(kind), self._one, report, stopped) for kind in kinds)
 
     def these(
         self, keys: Iterable[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Copy the files under these keys that are there; False if that was `stopped`. Raises: StorageError."""
+        """Copy those files under these keys that are there; return False if `stopped`. Raises: StorageError."""
         return self._several(keys, self._if_there, report, stopped)
 
     def _several(
@@ -139,7 +139,7 @@ class StorageCopy:
             )
 
     def _paired(self, kind: str) -> Iterator[tuple[RemoteStat, RemoteStat | None]]:
-        """Yield each file of the source, with the one of the same key in the target; both come in order."""
+        """Yield each file of the source, with the file of the same key in the target, in the order of keys."""
         targets = self._target.walk(kind)
         there = next(targets, None)
         for stat in self._source.walk(kind):
@@ -149,7 +149,7 @@ class StorageCopy:
                 yield stat, there if there is not None and there.key == stat.key else None
 
     def _one(self, pair: tuple[RemoteStat, RemoteStat | None]) -> StorageCopyReport:
-        """Copy a file, unless it is there."""
+        """Copy a file, unless it is already there."""
         stat, there = pair
         done = StorageCopyReport()
         if there is not None and there.size == stat.size:
@@ -184,7 +184,7 @@ class StorageCopy:
         return digest_of(file)
 
     def _is_same(self, stat: RemoteStat) -> bool:
-        """Whether the target's bytes are right: by its name for an object, else as the source has them."""
+        """Whether the target's bytes are right: those of an object match its name, others are the source's."""
         try:
             digest = self._digest(self._target, stat)
             name = name_in(stat.key)

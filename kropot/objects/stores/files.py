@@ -1,7 +1,7 @@
-"""What a storage on another machine must be able to do: files under keys, whole when they are there.
+"""What a storage on another machine must be able to do: keep files under keys, each of them complete if it is there.
 
-Keys are relative to the storage's root, with slashes between their parts. All methods raise StorageError; a call from
-any thread and, in a fork, from any process is fine.
+Keys are relative to the storage's root, with slashes between their parts. All methods can raise StorageError, and can
+be called from any thread and, in a fork, from any process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NoSuchKeyError(StorageError):
 
 
 class RemoteStat(NamedTuple):
-    """A file: its key, size in bytes, time of the last change in seconds since 1970, and a tag that tells versions."""
+    """A file: its key, size in bytes, last change in seconds since 1970, and a tag that distinguishes versions."""
 
     key: str
     size: int
@@ -44,9 +44,9 @@ class RemoteStat(NamedTuple):
 
 
 class RemoteVersion(NamedTuple):
-    """A version of a file, as `RemoteStat` tells of a file; `id` tells it from others of the same key.
+    """A version of a file, described as in `RemoteStat`; `id` distinguishes it from others of the same key.
 
-    A `is_marker` has no bytes: it says that the file was removed. Only the newest version of a key `is_newest`.
+    If `is_marker`, it has no bytes: it says that the file was removed. Only the newest version of a key `is_newest`.
     """
 
     key: str
@@ -59,12 +59,12 @@ class RemoteVersion(NamedTuple):
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What a store can do beyond the least; nothing that is promised rests on any of it.
+    """What a store can do beyond the minimum; no promise depends on any of it.
 
-    `conditional_put`: it can refuse to write over a file. `rename`: a file can get another name in one step.
-    `free_space`: it says how much room it has. `digests`: it says a digest of what it stored. `ranges`: it gives a part
-    of a file alone; where it does not, files are fetched as a whole. `versions`: older versions of a file can be asked
-    for, where the store keeps any (`VersionedFiles`).
+    `conditional_put`: it can refuse to overwrite a file. `rename`: a file can get another name in one step.
+    `free_space`: it reports how much room it has. `digests`: it reports a digest of what it stored. `ranges`: it can
+    return part of a file; if not, files are fetched as a whole. `versions`: older versions of a file can be requested,
+    if the store keeps any (`VersionedFiles`).
     """
 
     conditional_put: bool
@@ -89,26 +89,26 @@ class RemoteFiles(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write a file, replacing one of this name. It is durable, whole and read back when this returns.
+        """Write a file, replacing one of this name. It is durable, complete and read back when this returns.
 
-        Read back means: its size, and its digest where the store tells one.
+        Reading back compares its size, and its digest if the store reports one.
         """
         ...
 
     def put_file(self, key: str, file: BinaryIO) -> None:
-        """Write a large file from what can be read and read again, as `put` does."""
+        """Write a large file as `put` does, from a file that can be read more than once."""
         ...
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Return the bytes of a range, fewer where the file ends before it does. Raises: NoSuchKeyError."""
+        """Return the bytes of a range, fewer if the file ends before it does. Raises: NoSuchKeyError."""
         ...
 
     def fetch(self, key: str, into: BinaryIO) -> None:
-        """Write the whole file into an open one, which may be large. Raises: NoSuchKeyError, OSError."""
+        """Write the whole file, which can be large, into an open one. Raises: NoSuchKeyError, OSError."""
         ...
 
     def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:
-        """Return a file's last bytes, at least `length` of them if it has so many. Raises: NoSuchKeyError."""
+        """Return a file's last bytes, at least `length` of them if it has that many. Raises: NoSuchKeyError."""
         ...
 
     def stat(self, key: str) -> RemoteStat | None:
@@ -120,11 +120,11 @@ class RemoteFiles(Protocol):
         ...
 
     def remove(self, key: str) -> None:
-        """Remove a file; it is no error if it is gone."""
+        """Remove a file; it is not an error if it is gone."""
         ...
 
     def move(self, source: str, target: str) -> None:
-        """Give a file another key: durable under the new one before the old one goes. Raises: NoSuchKeyError."""
+        """Give a file another key; it is durable under the new one before the old one goes. Raises: NoSuchKeyError."""
         ...
 
     def room(self) -> Room:
@@ -132,7 +132,7 @@ class RemoteFiles(Protocol):
         ...
 
     def sweep(self, instance: str) -> int:
-        """Remove what uploads that were cut have left, those of an instance and those of nobody; return how many."""
+        """Remove what interrupted uploads left, those of this instance and those of no instance; return how many."""
         ...
 
     def close(self) -> None:
@@ -141,37 +141,37 @@ class RemoteFiles(Protocol):
 
 
 class OlderReader(RemoteFiles, Protocol):
-    """Files of which older versions are read where the newest is gone or spoilt."""
+    """Files that are read in an older version if the newest one is gone or damaged."""
 
     def instead(self, key: str) -> RemoteVersion | None:
-        """Return the older version that is read in the place of the newest; None if the newest is read, or none is."""
+        """Return the older version that is read instead of the newest; None if the newest is read, or none is."""
         ...
 
     def put_again(self, key: str) -> bool:
-        """Write the older version that is read as the newest one; False if there is no such version."""
+        """Write the older version that is read again, as the newest one; False if there is no such version."""
         ...
 
 
 @runtime_checkable
 class VersionedFiles(RemoteFiles, Protocol):
-    """Files whose older versions can be asked for. Whether the store really keeps any, `keeps_versions` asks it."""
+    """Files whose older versions can be requested. `keeps_versions` asks the store whether it really keeps any."""
 
     def keeps_versions(self) -> bool:
-        """Ask, once a process, whether a file that is removed or written over leaves an older version.
+        """Ask, once per process, whether a file that is removed or overwritten leaves an older version.
 
-        False where the store does not tell these keys. Raises: StorageError.
+        Return False if the store does not tell these keys. Raises: StorageError.
         """
         ...
 
     def versions(self, prefix: str, after: str = "") -> Iterator[RemoteVersion]:
         """Yield the versions of all files whose keys begin with `prefix`, by key, the newest of each key first.
 
-        Only keys greater than `after` are told.
+        Only keys greater than `after` are listed.
         """
         ...
 
     def older(self) -> OlderReader:
-        """Return the same files for readers: where the newest version is gone or spoilt, they read an older one."""
+        """Return the same files for readers: if the newest version is gone or damaged, they read an older one."""
         ...
 
     def fetch_version(self, version: RemoteVersion, into: BinaryIO) -> None:
@@ -179,23 +179,23 @@ class VersionedFiles(RemoteFiles, Protocol):
         ...
 
     def get_version(self, version: RemoteVersion, start: int, end: int) -> bytes:
-        """Return the bytes of a range of a version, fewer where it ends before. Raises: NoSuchKeyError."""
+        """Return the bytes of a range of a version, fewer if it ends before the range. Raises: NoSuchKeyError."""
         ...
 
     def remove_version(self, version: RemoteVersion) -> float | None:
-        """Remove a version for good. Return None if it is gone, or until when it is locked, in seconds since 1970.
+        """Remove a version for good. Return None if it is gone, or when its lock ends, in seconds since 1970.
 
-        Raises: StorageError, also where the store refuses for another reason than a lock.
+        Raises: StorageError, also if the store refuses for another reason than a lock.
         """
         ...
 
     def demand_removable(self) -> None:
-        """Return if the store keeps no versions, or lets these keys remove those that are not locked.
+        """Check that the store keeps no versions, or lets these keys remove those that are not locked.
 
-        Raises: StorageError, also where it does not tell these keys whether it keeps any.
+        Raises: StorageError if not, or if it does not tell these keys whether it keeps any.
         """
         ...
 
     def locked_days(self) -> int | None:
-        """Ask for how many days the store locks what is written, None if it locks nothing. Raises: StorageError."""
+        """Return for how many days the store locks written files, None if it locks nothing. Raises: StorageError."""
         ...

@@ -1,8 +1,8 @@
-"""Frees objects and packs in a storage on another machine: moved to `freed/`, out of sight, and then removed.
+"""Free objects and packs in a storage on another machine: move them to `freed/`, out of sight, and then remove them.
 
-See `kropot/objects/freeing.py`. A move is a copy and a removal in a bucket, so several go at the same time. Where the
-store keeps versions, a removal alone puts out of sight, and the older version can be put again: a copy in `freed/`
-would only be one more that is locked. The bucket's own rule frees older versions.
+See `kropot/objects/freeing.py`. In a bucket, a move is a copy and a removal, so several run at the same time. If the
+store keeps versions, a removal alone puts a file out of sight, and its older version can be put again: a copy in
+`freed/` would only be one more locked file. The bucket's own rule frees older versions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RemoteFreeing:
     """Frees objects that are files of their own."""
 
     def __init__(self, files: RemoteFiles, locks: LockRule | None = None) -> None:
-        """Ask nothing yet. `locks` says how long the store locks what is written."""
+        """Ask nothing yet. `locks` says how long the store locks written files."""
         self._files = files
         self._locks = locks
 
@@ -50,7 +50,7 @@ class RemoteFreeing:
         return [found for found in _several(self._put_away, list(sha256s)) if found is not None]
 
     def bring_back(self, sha256s: Iterable[bytes]) -> None:
-        """Move back. An object that came meanwhile stays, and this one goes."""
+        """Move back; if the object has been stored again meanwhile, remove this file instead."""
         _several(lambda sha256: _bring_back(self._files, _freed_key(sha256), object_key(sha256)), list(sha256s))
 
     def destroy(self, sha256s: Iterable[bytes]) -> None:
@@ -87,10 +87,10 @@ class RemoteFreeing:
 
 
 class RemoteRewriter(PackRewriter):
-    """Rewrites packs there, for a process that holds this machine's lock for it."""
+    """Rewrites packs there, for a process that holds this machine's gatherer lock."""
 
     def __init__(self, files: RemoteFiles, locks: LockRule | None = None) -> None:
-        """Ask nothing yet. `locks` says how long the store locks what is written."""
+        """Ask nothing yet. `locks` says how long the store locks written files."""
         self._remote = files
         self._locks = locks
         self._packs = RemotePackWriter(files)
@@ -127,7 +127,7 @@ class RemoteRewriter(PackRewriter):
         return _put_away(self._remote, pack_key(name), freed_pack_key(name))
 
     def bring_back(self, name: bytes) -> None:
-        """Move it back, unless the same one was written meanwhile."""
+        """Move it back, unless it was written again meanwhile."""
         _bring_back(self._remote, freed_pack_key(name), pack_key(name))
 
     def destroy(self, name: bytes) -> None:
@@ -147,7 +147,7 @@ def _freed_key(sha256: bytes) -> str:
 
 
 def _put_away(files: RemoteFiles, key: str, away: str) -> bool:
-    """Take a file out of sight; return False if it is not there."""
+    """Move a file out of sight; return False if it is not there."""
     if isinstance(files, VersionedFiles) and files.keeps_versions():
         if files.stat(key) is None:
             return False
@@ -183,7 +183,7 @@ def _age_us(files: RemoteFiles, key: str, now_us: int) -> int | None:
 
 
 def _several(work: Callable[[T], U], what: list[T]) -> list[U]:
-    """Do it to each of them, several at the same time. Raises: the first error, after all have ended."""
+    """Do the work for each, several at the same time. Raises: the first error, after all have ended."""
     if len(what) <= 1:
         return [work(one) for one in what]
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="freeing") as pool:

@@ -1,4 +1,4 @@
-"""Gathers loose small objects into packs in a storage on another machine; see `kropot/objects/packs/gather.py`."""
+"""Gather loose small objects into packs in a storage on another machine; see `kropot/objects/packs/gather.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RemoteGatherer(Gatherer):
-    """Packs what is loose there."""
+    """Packs loose objects there."""
 
     def __init__(self, files: RemoteFiles, places: PlaceStore, rule: PackRule) -> None:
         """Ask nothing yet."""

@@ -1,4 +1,4 @@
-"""Whether a file of a storage is what its key says, by its bytes alone."""
+"""Judge by its bytes alone whether a file of a storage is what its key says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def name_in(key: str) -> bytes | None:
-    """Return the SHA-256 that a key says, None where it is not an object's or a pack's."""
+    """Return the SHA-256 in a key, None if it is not the key of an object or a pack."""
     parts = key.split("/")
     if len(parts) == 3 and len(parts[1]) == 2 and is_object(parts[2], parts[1]):  # noqa: PLR2004 -- kind/ab/<64 hex>
         return bytes.fromhex(parts[2])
@@ -41,7 +41,7 @@ def digest_of(file: BinaryIO) -> bytes:
 def wrong_with(key: str, digest: bytes, file: BinaryIO) -> str | None:
     """Return what is wrong with an object, a pack or a segment that has this SHA-256; None if nothing is.
 
-    Nothing can be said of other files, so nothing is wrong with them.
+    Other files cannot be judged, so nothing is wrong with them.
     """
     if key.startswith(f"{SEGMENTS}/"):
         return _wrong_segment(key, file)
@@ -62,7 +62,7 @@ def wrong_with(key: str, digest: bytes, file: BinaryIO) -> str | None:
 
 
 def is_sound(files: RemoteFiles, key: str) -> bool:
-    """Fetch a file, and say whether it is there and what its key says. Raises: StorageError."""
+    """Fetch a file; return whether it is there, and is what its key says. Raises: StorageError."""
     try:
         with tempfile.SpooledTemporaryFile(PIECE) as spooled:
             file = cast("BinaryIO", spooled)
@@ -75,7 +75,7 @@ def is_sound(files: RemoteFiles, key: str) -> bool:
 
 
 def pack_entries(name: bytes, file: BinaryIO) -> list[PackEntry]:
-    """Return what a whole pack says that it holds. Raises: PackDamagedError."""
+    """Return the entries in the index of a whole pack. Raises: PackDamagedError."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(size - FOOTER.size, 0))
     footer = parse_footer(file.read(FOOTER.size), size, name)

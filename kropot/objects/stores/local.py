@@ -43,7 +43,7 @@ class LocalFiles:
         return Capabilities(conditional_put=True, rename=True, free_space=True, digests=False)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write at once."""
+        """Write in one piece."""
         self._write(key, [data])
 
     def put_file(self, key: str, file: BinaryIO) -> None:
@@ -86,7 +86,7 @@ class LocalFiles:
         """Read folder by folder."""
         try:
             with os.scandir(self._root / folder) as entries:
-                # In the order of keys: a folder's come where its name and a slash would stand.
+                # In the order of keys: a folder's keys come where its name with a slash would.
                 names = sorted(
                     f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries
                 )
@@ -97,7 +97,7 @@ class LocalFiles:
         for name in names:
             key = f"{folder}/{name}" if folder else name
             if name.endswith("/"):
-                if f"{key[:-1]}0" > after:  # "0" is the character behind the slash
+                if f"{key[:-1]}0" > after:  # "0" is the character after the slash
                     yield from self.walk(key[:-1], after)
             elif key > after and (stat := self.stat(key)) is not None:
                 yield stat

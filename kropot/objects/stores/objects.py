@@ -1,7 +1,7 @@
 """The object store on another machine: objects as files under `objects/ab/<sha256>`, small ones in packs.
 
-An object waits here until its SHA-256 is known: small ones in memory, others in a file without a name, which is gone
-with the process. Then it is written once, under its own name, so nothing half done is ever seen there.
+An object waits here until its SHA-256 is known: small ones in memory, others in an unnamed file, which disappears with
+the process. Then it is written once, under its own name, so nothing unfinished is ever seen there.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ HELD_BYTES = 256 << 10
 """A staged object of at most this many bytes stays in memory."""
 
 MANY = 2
-"""This many small objects of a batch are a pack's worth: requests cost more than bytes."""
+"""This many small objects of a batch are a pack's worth, because requests cost more than bytes."""
 
 WRITERS = 4
-"""How many objects that are separate files to write at the same time."""
+"""How many objects to write at the same time as files of their own."""
 
 MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
 _SHA256 = 32
 
 
 def object_key(sha256: bytes) -> str:
-    """Return the key of an object's own file. Raises: ValueError where `sha256` is not 32 bytes."""
+    """Return the key of an object's own file. Raises: ValueError if `sha256` is not 32 bytes."""
     if len(sha256) != _SHA256:
         raise ValueError("an object's name is a SHA-256 of 32 bytes")
     return f"objects/{sha256[:1].hex()}/{sha256.hex()}"
@@ -75,12 +75,12 @@ def loose_objects(files: RemoteFiles, start: bytes, end: bytes | None) -> Iterat
 
 
 class Waiting:
-    """What `Staged.pending` is: an object's bytes, in memory or in a file without a name, until they are dropped."""
+    """What `Staged.pending` is here: an object's bytes, in memory or in an unnamed file, until they are dropped."""
 
     __slots__ = ("_data", "_file")
 
     def __init__(self, data: bytes | None, file: BinaryIO | None = None) -> None:
-        """Take either of them."""
+        """Take either bytes or a file."""
         self._data = data
         self._file = file
 
@@ -90,14 +90,14 @@ class Waiting:
         return self._data is None and self._file is None
 
     def file(self) -> BinaryIO:
-        """Return what they can be read from, from the beginning. Raises: StorageError."""
+        """Return a file to read the bytes from, at its beginning. Raises: StorageError."""
         if self._file is None:
             return io.BytesIO(self.whole())
         self._file.seek(0)
         return self._file
 
     def whole(self) -> bytes:
-        """Return all of them. Raises: StorageError."""
+        """Return all bytes. Raises: StorageError."""
         if self._file is not None:
             try:
                 self._file.seek(0)
@@ -109,7 +109,7 @@ class Waiting:
         return self._data
 
     def drop(self) -> None:
-        """Forget them."""
+        """Forget the bytes."""
         file, self._file, self._data = self._file, None, None
         if file is not None:
             with contextlib.suppress(OSError):
@@ -134,9 +134,9 @@ class RemoteObjects:
         pack: PackRule | None = None,
         locks: LockRule | None = None,
     ) -> None:
-        """Ask nothing yet. `lock` is this machine's; the lease in the ledger is what holds among machines.
+        """Ask nothing yet. `lock` is this machine's; across machines, the lease in the ledger keeps others out.
 
-        `locks` says how long the store locks what is written, None where it locks nothing.
+        `locks` says how long the store locks written files, None if it locks nothing.
         """
         rule = pack or PackRule()
         self._files = files
@@ -153,7 +153,7 @@ class RemoteObjects:
             self._packed,
             RemotePackWriter(files),
             read=lambda staged: _waiting(staged).whole(),
-            # A request an object would undo what packs save; an object that is there twice harms nobody.
+            # A request per object would undo what packs save; an object that is there twice does no harm.
             with_files=lambda _: (),
             set_aside=self.set_aside,
         )
@@ -168,7 +168,7 @@ class RemoteObjects:
                 self._is_marked = True
 
     def stage(self, name: str | None = None) -> RemoteUpload:  # noqa: ARG002 -- the protocol has it
-        """Begin an object; nothing is ever kept here."""
+        """Start an object; no upload is ever kept here."""
         if not self._is_marked:
             self.lock()
         return RemoteUpload()
@@ -180,7 +180,7 @@ class RemoteObjects:
         return Staged(path="", sha256=sha256, size=len(data), pending=Waiting(data))
 
     def has_kept(self, name: str) -> bool:  # noqa: ARG002 -- the protocol has it
-        """Say that nothing is kept."""
+        """Return false, because nothing is kept."""
         return False
 
     def take_up(self, name: str) -> TakenUp | None:  # noqa: ARG002 -- the protocol has it
@@ -188,12 +188,12 @@ class RemoteObjects:
         return None
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Packs first, where there are two small objects or more; then the others, several at a time."""
+        """Make packs first if there are two small objects or more, then write the others, several at a time."""
         with self._publishing:
             there = [at for at, staged in enumerate(batch) if not _waiting(staged).is_gone]
             found = self._packing.publish([batch[at] for at in there])
             packed = {there[at]: outcome for at, outcome in found.items()}
-            # One after the other where they have the same name: the second one finds the first.
+            # Objects of the same name go one after the other, so that the second one finds the first.
             groups: dict[bytes, list[int]] = {}
             for at, staged in enumerate(batch):
                 if at not in packed:
@@ -212,7 +212,7 @@ class RemoteObjects:
             _waiting(staged).drop()
 
     def open(self, sha256: bytes) -> BinaryIO:
-        """Open the object's own file, to be read in pieces, or what a pack has of it."""
+        """Open the object in a pack if the ledger places it, else its own file, read in pieces, else any pack."""
         key = object_key(sha256)
         if self._packed.find([sha256]):
             with contextlib.suppress(ObjectMissingError):
@@ -223,7 +223,7 @@ class RemoteObjects:
         return cast("BinaryIO", RemoteReader(self._files, key, stat.size))
 
     def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
-        """Ask the ledger, where there is one."""
+        """Ask the ledger, if there is one."""
         return self._packed.find(sha256s)
 
     def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
@@ -246,19 +246,19 @@ class RemoteObjects:
         return self._packed.size(sha256) if stat is None else stat.size
 
     def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
-        """Look for the pack where it was put, else for the object."""
+        """Look for the pack that it was put into, else for the object."""
         if place is not None and self._files.stat(pack_key(place.pack)) is not None:
             return True
         return self.size(sha256) == size
 
     def freeing(self) -> Freeable:
-        """Return what frees objects here."""
+        """Return the `RemoteFreeing` of this storage."""
         from kropot.objects.stores.freeing import RemoteFreeing
 
         return RemoteFreeing(self._files, self._locks)
 
     def recall(self) -> Recall | None:
-        """Return what finds objects in older versions, where the store keeps any."""
+        """Return a `Recall` for the older versions, if the store keeps any."""
         from kropot.objects.stores.recall import RemoteRecall
 
         if isinstance(self._files, VersionedFiles) and self._files.keeps_versions():
@@ -283,7 +283,7 @@ class RemoteObjects:
         stopped: Callable[[], bool],
         take: Callable[[int], None] | None = None,
     ) -> BulkReader | None:
-        """Return what reads packs whole, and files with threads."""
+        """Return a reader of whole packs, and of files with threads."""
         from kropot.objects.stores.bulk import RemoteBulkReader
 
         return RemoteBulkReader(self._files, self, self.pack_accounts(), objects=objects, stopped=stopped, take=take)
@@ -295,11 +295,11 @@ class RemoteObjects:
         return PackAccounts(self._packs, self._packed.places)
 
     def drop_place(self, sha256: bytes, pack: bytes) -> None:
-        """Tell the ledger, where there is one."""
+        """Tell the ledger, if there is one."""
         self._packed.places.drop(sha256, pack)
 
     def set_aside(self, sha256: bytes) -> str:
-        """Move the object's file to `quarantine/<sha256>.<number>`, or copy what packs have of it."""
+        """Move the object's file to `quarantine/<sha256>.<number>`, or copy it from a pack and drop its places."""
         source = object_key(sha256)
         taken = {
             stat.key
@@ -318,7 +318,7 @@ class RemoteObjects:
         return f"{self._files.place}/{target}"
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Yield every file that is no object, pack or segment, page by page."""
+        """Yield every file that is not an object, pack or segment, page by page."""
         for stat in self._files.walk("tmp"):
             instance = stat.key.split("/")[1]
             yield Leftover(kind="temporary", path=stat.key, size=stat.size, instance=instance)
@@ -331,16 +331,16 @@ class RemoteObjects:
                     yield Leftover(kind="stray", path=stat.key, size=stat.size)
 
     def clean_own_leftovers(self, wants: Callable[[bytes], bool]) -> int:  # noqa: ARG002 -- nothing is kept here
-        """Remove what uploads of this instance left when they were cut, and old ones of nobody."""
+        """Remove what interrupted uploads of this instance left, and old ones of no instance."""
         self.lock()
         return self._files.sweep(self._instance)
 
     def free_bytes(self) -> int | None:
-        """Ask the store, where it can say."""
+        """Ask the store, if it can say."""
         return self._files.room().bytes
 
     def close(self) -> None:
-        """End the connections, give the lock back."""
+        """End the connections, and release the lock."""
         self._is_marked = False
         self._files.close()
         self._lock.release()
@@ -389,10 +389,10 @@ class RemoteObjects:
 
 
 class RemoteUpload:
-    """An object on its way in: in memory, then in a file without a name once it is not small any more."""
+    """An object on its way in: in memory, then in an unnamed file once it is no longer small."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._hash = hashlib.sha256()
         self._file: BinaryIO | None = io.BytesIO()
         self._is_spooled = False

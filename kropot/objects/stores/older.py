@@ -1,7 +1,7 @@
-"""A bucket as readers see it: a file that was removed or spoilt is read in an older version that is sound.
+"""A bucket as readers see it: a file that was removed or damaged is read in an older version that is sound.
 
-Only who reads for a person sees it so (`restore`, `replay`, the keeper, `db recover`). Who writes, frees or verifies
-must see what is really there now.
+Only code that reads for a person sees it this way (`restore`, `replay`, the keeper, `db recover`). Code that writes,
+frees or verifies must see what is really there now.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TRIED: Final = 16
 
 
 class OlderFiles(BucketFiles):
-    """The files below a prefix in a bucket. Each call may ask for the versions of its key first."""
+    """The files below a prefix in a bucket. Each call can ask for the versions of its key first."""
 
     def __init__(
         self, address: BucketAddress, access: BucketAccess, *, retries: Retries | None = None, request_retries: int
@@ -47,7 +47,7 @@ class OlderFiles(BucketFiles):
         self._known: OrderedDict[str, RemoteVersion | None] = OrderedDict()
 
     def instead(self, key: str) -> RemoteVersion | None:
-        """Return the older version that is to be read in the place of the newest; None if the newest is, or none.
+        """Return the older version to read instead of the newest; None to read the newest, or if there is none.
 
         Raises: StorageError.
         """
@@ -60,7 +60,7 @@ class OlderFiles(BucketFiles):
         return found
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Read the range in the version that is sound."""
+        """Read the range from the version that is sound."""
         version = self.instead(key)
         if version is None:
             return super().get(key, start, end)
@@ -87,7 +87,7 @@ class OlderFiles(BucketFiles):
         return super().stat(key) if version is None else _stat_of(version)
 
     def walk(self, folder: str, after: str = "") -> Iterator[RemoteStat]:
-        """List the versions, and tell of each file that ever was."""
+        """List the versions, and yield each file that ever existed."""
         if not self.keeps_versions():
             yield from super().walk(folder, after)
             return
@@ -97,7 +97,7 @@ class OlderFiles(BucketFiles):
                 yield _stat_of(whole)
 
     def put_again(self, key: str) -> bool:
-        """Fetch it into a file without a name, and write that."""
+        """Fetch it into an unnamed file, and write that."""
         version = self.instead(key)
         if version is None:
             return False
@@ -132,7 +132,7 @@ class OlderFiles(BucketFiles):
         except PassingError:
             raise
         except StorageError as error:
-            # Keys that may read and no more must read what there is.
+            # If these keys may only read files, the newest version is read as it is.
             log.warning("no_older_versions", key=key, reason=str(error))
             return None
         if not different:
@@ -144,7 +144,7 @@ class OlderFiles(BucketFiles):
         return None if first == newest else first
 
     def _different(self, key: str) -> tuple[RemoteVersion | None, list[RemoteVersion]]:
-        """Return the newest version, and those with bytes that differ: the newest and the oldest ones, newest first."""
+        """Return the newest version, and the newest and the oldest of those whose bytes differ, newest first."""
         newest: RemoteVersion | None = None
         seen: set[tuple[int, str | None]] = set()
         early: list[RemoteVersion] = []
@@ -162,9 +162,9 @@ class OlderFiles(BucketFiles):
         return newest, [*early, *late]
 
     def _order(self, key: str, versions: list[RemoteVersion]) -> list[RemoteVersion]:
-        """Return the order of trying: sound objects and packs of a name are all the same, and the first ones were.
+        """Return the order to try: all sound objects or packs of a name are the same, and the first ones were sound.
 
-        Segments are written again after an erasure, so the newest sound one is right.
+        Segments are written again after an erasure, so the newest sound version is the right one.
         """
         return versions if key.startswith(f"{SEGMENTS}/") else [versions[0], *reversed(versions[1:])]
 

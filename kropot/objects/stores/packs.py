@@ -1,4 +1,4 @@
-"""Packs on another machine: a pack is one file there, its index is read with its last bytes, its objects by range."""
+"""Packs on another machine: a pack is one file there; its index is read with its last bytes, its objects by range."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MANY_READS = 32
 
 _OPEN = 4096
 _MOST_HELD = 192 << 20
-"""How many packs, or bytes of their indexes and of what was read of them, stay in memory."""
+"""How many packs, or bytes of their indexes and of other parts that were read, stay in memory."""
 
 
 def pack_key(name: bytes) -> str:
@@ -41,10 +41,10 @@ def freed_pack_key(name: bytes) -> str:
 
 
 class RemotePack(PackFile):
-    """A pack on another machine; its index stays in memory once it was read."""
+    """A pack on another machine; once its index was read, it stays in memory."""
 
     def __init__(self, files: RemoteFiles, name: bytes, *, may_hold: Callable[[], bool] = lambda: False) -> None:
-        """Read the footer. Once many objects were asked for, the whole pack is read and kept, where `may_hold` says so.
+        """Read the footer. After many reads, the whole pack is read and kept, if `may_hold` returns true.
 
         Raises: NoSuchKeyError, StorageError.
         """
@@ -61,21 +61,21 @@ class RemotePack(PackFile):
 
     @property
     def held(self) -> int:
-        """How many bytes of it are in memory: all of it, where the store gives no ranges."""
+        """How many bytes of it are in memory: all of them, if the store does not support ranges."""
         return len(self._tail) + self._window.held
 
     def fileno(self) -> int:
-        """Refuse: there is no descriptor. Raises: OSError."""
+        """Refuse, because there is no descriptor. Raises: OSError."""
         raise OSError(errno.EOPNOTSUPP, "a remote pack has no file descriptor")
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill the buffer from a range; what lies behind the pack's end becomes zeros. Raises: OSError."""
+        """Fill the buffer from a range; bytes past the end of the pack become zeros. Raises: OSError."""
         data = self.read(offset, len(buffer))
         buffer[: len(data)] = data
         buffer[len(data) :] = bytes(len(buffer) - len(data))
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes of a range, fewer where the pack ends before it does. Raises: OSError."""
+        """Return the bytes of a range, fewer if the pack ends before it does. Raises: OSError."""
         length = max(min(length, self.size - offset), 0)
         if offset < 0 or not length:
             return b""
@@ -83,7 +83,7 @@ class RemotePack(PackFile):
             try:
                 begins = self.size - len(self._tail)
                 if offset < begins and self._footer is not None and offset >= self._footer.data_end:
-                    # Something of the index: it is read as a whole, and kept.
+                    # This is part of the index, which is read as a whole, and kept.
                     self._tail = self._files.get(self._key, self._footer.data_end, begins) + self._tail
                     begins = self.size - len(self._tail)
                 if offset >= begins:
@@ -109,7 +109,7 @@ class RemotePacks(PackFolder):
         self._sizes: dict[bytes, int] = {}
 
     def names(self) -> list[bytes]:
-        """List them, in order. Raises: StorageError."""
+        """List the packs, in order. Raises: StorageError."""
         found = []
         for stat in self._remote.walk("packs"):
             folder, _, name = stat.key.removeprefix("packs/").partition("/")
@@ -118,7 +118,7 @@ class RemotePacks(PackFolder):
         return found
 
     def open(self, name: bytes) -> PackFile | None:
-        """Return an open pack; the oldest ones go where they hold too much together."""
+        """Return an open pack; close the least recently used ones while all together hold too much."""
         pack = super().open(name)
         with self._lock:
             while (
@@ -133,11 +133,11 @@ class RemotePacks(PackFolder):
         return self._remote.stat(pack_key(name)) is not None
 
     def is_put_away(self, name: bytes) -> bool:
-        """Look for the file in `freed/`; where the store keeps versions, nothing is moved there."""
+        """Look for the file in `freed/`; if the store keeps versions, nothing is moved there."""
         return self._remote.stat(freed_pack_key(name)) is not None
 
     def settle(self, names: Sequence[bytes]) -> None:
-        """Do nothing: what is listed is durable."""
+        """Do nothing, because a listed file is durable."""
 
     def _opened(self, name: bytes) -> PackFile | None:
         try:
@@ -149,13 +149,13 @@ class RemotePacks(PackFolder):
         return pack
 
     def _all_fit(self) -> bool:
-        """Whether all packs that were ever opened here have room in memory together."""
+        """Whether all packs that were ever opened here fit in memory together."""
         with self._lock:
             return sum(self._sizes.values()) <= _MOST_HELD
 
 
 class RemotePackWriter(PackWriter):
-    """Makes packs: each is one file that is there as a whole or not at all."""
+    """Makes packs: each is one file, which is there completely or not at all."""
 
     def __init__(self, files: RemoteFiles) -> None:
         """Ask nothing yet."""

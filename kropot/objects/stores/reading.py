@@ -1,4 +1,4 @@
-"""Reads files of another machine as if they were here: in pieces, further ahead the more a reader goes straight on."""
+"""Read files on another machine as if they were local: in pieces that grow while a reader reads sequentially."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from kropot.objects.stores.files import RemoteFiles
 
 _GAP = 1 << 20
-"""A reader that skips no more than this just reads on."""
+"""A reader that skips no more bytes than this still reads sequentially."""
 
 
 class ReadAhead:
-    """The part of a file that was read last. Whoever reads on from it gets twice as much at once, up to `most` bytes.
+    """The part of a file that was read last. A reader that continues from it gets twice as much, up to `most` bytes.
 
-    One that jumps about gets exactly what it asks for.
+    A reader that jumps around gets exactly what it asks for.
     """
 
     __slots__ = ("_data", "_most", "_start")
 
     def __init__(self, most: int = PIECE) -> None:
-        """Begin with nothing."""
+        """Start with nothing."""
         self._most = most
         self._start = 0
         self._data = b""
@@ -38,7 +38,7 @@ class ReadAhead:
         return len(self._data)
 
     def read(self, start: int, length: int, size: int, ask: Callable[[int, int], bytes]) -> bytes:
-        """Return the bytes of a range of a file of `size` bytes; `ask(start, end)` reads what is not here."""
+        """Return the bytes of a range of a file of `size` bytes; `ask(start, end)` reads bytes that are not here."""
         end = min(start + length, size)
         if end <= start:
             return b""
@@ -53,7 +53,7 @@ class ReadAhead:
 
 
 class RemoteReader(io.RawIOBase):
-    """A file of another machine, to be read and searched; one thread."""
+    """A file on another machine, which one thread can read and seek in."""
 
     def __init__(self, files: RemoteFiles, key: str, size: int) -> None:
         """Ask nothing yet; the file has `size` bytes."""
@@ -66,11 +66,11 @@ class RemoteReader(io.RawIOBase):
         self._window = ReadAhead()
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return true."""
         return True
 
     def seekable(self) -> bool:
-        """Say yes."""
+        """Return true."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -83,7 +83,7 @@ class RemoteReader(io.RawIOBase):
         return self._at
 
     def close(self) -> None:
-        """Drop what was kept of it."""
+        """Drop the copy of the file, if there is one."""
         if self._whole is not None:
             self._whole.close()
         super().close()
@@ -100,7 +100,7 @@ class RemoteReader(io.RawIOBase):
         return len(data)
 
     def _from_whole(self, buffer: memoryview) -> int:
-        """Read from a copy of the whole file: asking again for each piece would bring the whole file each time."""
+        """Read from a copy of the whole file, because every request for a piece would fetch the whole file."""
         try:
             if self._whole is None:
                 self._whole = cast("BinaryIO", tempfile.SpooledTemporaryFile(PIECE))  # noqa: SIM115 -- `close` ends it

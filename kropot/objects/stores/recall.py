@@ -1,4 +1,4 @@
-"""Finds objects in older versions of what a bucket holds, and puts those versions again."""
+"""Find objects in older versions of a bucket's files, and put those versions again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RemoteRecall:
-    """The older versions in one bucket; `places` are a ledger's, which says in which packs objects lay."""
+    """The older versions in one bucket; `places` come from a ledger, which says in which packs objects were."""
 
     def __init__(self, files: OlderReader, places: PackPlaces) -> None:
         """Ask nothing yet."""
@@ -29,7 +29,7 @@ class RemoteRecall:
         self._packs_again: set[str] = set()
 
     def key_of(self, sha256: bytes) -> str | None:
-        """Look at the packs where the ledger places it, each of which is many objects, then at the object's own key."""
+        """Look at the packs where the ledger places it, because each has many objects, then at the object's own key."""
         for place in self._places.find([sha256]).get(sha256, ()):
             key = pack_key(place.pack)
             is_older = key in self._packs_again or self._files.instead(key) is not None
@@ -40,7 +40,7 @@ class RemoteRecall:
         return key if version is not None and self._digest(key, version.size) == sha256 else None
 
     def put_again(self, key: str) -> None:
-        """Fetch it and write it."""
+        """Fetch the older version and write it."""
         if key in self._packs_again:
             return
         self._files.put_again(key)
@@ -48,7 +48,7 @@ class RemoteRecall:
             self._packs_again.add(key)
 
     def was_put_again(self, key: str) -> bool:
-        """Say what is remembered; only packs are, which have more than one object."""
+        """Return whether it is remembered; only packs are, because they have more than one object."""
         return key in self._packs_again
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""Puts files in a locked bucket again before their locks end: the same bytes, as a new version with a lock of its own.
+"""Put files in a locked bucket again before their locks end: the same bytes, as a new version with its own lock.
 
-When a file was put, the bucket itself says. Nothing is remembered beyond a process, and nothing is recorded.
+The bucket itself says when a file was put. Nothing is remembered beyond a process, and nothing is recorded.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from kropot.objects.stores.locks import LockRule
 
 ROUND_S: Final = 15.0
-"""After this many seconds a round ends, and the next one continues: the same thread writes segments."""
+"""After this many seconds a round ends, and the next one continues, because the same thread writes segments."""
 
 REST_S: Final = 6 * 3600.0
-"""How long to wait between two checks of all files. The last part of every lock is longer."""
+"""How long to wait between two checks of all files. Every lock leaves more time than this to put a file again."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Renewed:
-    """How many files and bytes a round put again. `unsound` files were not what their names say, and were left."""
+    """How many files and bytes a round put again. `unsound` files did not match their names, and were left alone."""
 
     files: int = 0
     bytes: int = 0
@@ -41,7 +41,7 @@ class Renewed:
 
 
 class Renewal:
-    """Renews one storage, round by round; one thread."""
+    """Renews one storage, round by round, in one thread."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Renewal:
         self._rests_until: float | None = None
 
     def round(self) -> Renewed:
-        """Put again what is due, until the round's time is over. Raises: StorageError; the next round begins anew."""
+        """Put due files again until the round's time is over. Raises: StorageError; the next round then starts over."""
         done = Renewed()
         began = self._monotonic()
         if self._rests_until is not None and began < self._rests_until:
@@ -82,7 +82,7 @@ class Renewal:
     # --- helpers -----------------------------------------------------------------------------------------------------
 
     def _ring(self) -> Iterator[RemoteStat]:
-        """Yield every file, objects and packs from somewhere on: rounds that are cut all reach other parts."""
+        """Yield every file, objects and packs from a random place on, so that rounds cut short reach other parts."""
         for kind in CURRENT:
             start = f"{kind}/{random.randrange(256):02x}" if kind != CURRENT[-1] else ""  # noqa: S311 -- no secret
             yield from self._files.walk(kind, start)
@@ -96,7 +96,7 @@ class Renewal:
             yield marker
 
     def _one(self, stat: RemoteStat, done: Renewed) -> None:
-        """Read a file and write it, if it is what its name says."""
+        """Read a file, and write it again if it matches its name."""
         try:
             with tempfile.SpooledTemporaryFile(PIECE) as spooled:
                 file = cast("BinaryIO", spooled)

@@ -1,4 +1,4 @@
-"""Tries again what failed for a reason that may pass: waits longer each time, with jitter, and then gives up."""
+"""Retry work that failed for a reason that might pass: wait longer each time, with jitter, and then give up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class PassingError(StorageError):
-    """A failure that may pass by itself: a connection that broke, a server that is busy."""
+    """A failure that might pass by itself: a broken connection, a busy server."""
 
     reason = "storage_away"
     passes = True
@@ -28,7 +28,7 @@ class SlowDownError(PassingError):
 
 
 class Retries(Struct, frozen=True, kw_only=True):
-    """At most so many attempts; the first wait is up to `first_s` seconds, each further one up to twice as long."""
+    """At most this many attempts; the first wait is up to `first_s` seconds, each later one up to twice as long."""
 
     attempts: int = 6
     first_s: float = 0.25
@@ -37,7 +37,7 @@ class Retries(Struct, frozen=True, kw_only=True):
     uniform: Callable[[float, float], float] = random.uniform
 
     def run(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns. Raises: StorageError, the last one where all attempts failed."""
+        """Return what `work` returns. Raises: StorageError, the last one if all attempts failed."""
         longest = self.first_s
         for _ in range(self.attempts - 1):
             try:

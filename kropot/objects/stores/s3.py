@@ -1,6 +1,6 @@
-"""Files in a bucket, by obstore. What was written is believed once its size and digest were read back.
+"""Files in a bucket, through obstore. A write is trusted only once its size and digest were read back.
 
-obstore's threads do not survive a fork: a client is made at its first use, and this process forks no more after that.
+obstore's threads do not survive a fork, so a client is made at its first use, and this process never forks after that.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _BRISK_S, _PATIENT_S = 60, 300
 
 
 class BucketFiles:
-    """The files below a prefix in a bucket; a client a process, made at its first use."""
+    """The files below a prefix in a bucket; each process makes its own clients, at their first use."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class BucketFiles:
         retries: Retries | None = None,
         request_retries: int = REQUEST_RETRIES,
     ) -> None:
-        """Ask nothing yet. obstore tries a request again itself, so many times; `retries` begin the whole work anew."""
+        """Ask nothing yet. obstore itself retries each request, `request_retries` times; `retries` repeat all of it."""
         self._address = address
         self._access = access
         self._retries = Retries(attempts=3) if retries is None else retries
@@ -68,7 +68,7 @@ class BucketFiles:
         self._pid = 0
         self._lock = threading.Lock()
         self._uploads = BucketUploads(address, access)
-        # obstore makes none of these requests, so they have to be as patient by themselves.
+        # obstore makes none of these requests, so they have to retry as often by themselves.
         attempts = self._retries.attempts * (1 + request_retries)
         self._versions = BucketVersions(address, access, replace(self._retries, attempts=attempts))
         self._has_ranges = True
@@ -76,7 +76,7 @@ class BucketFiles:
         self._tells_versions = True
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the clients here: another process makes its own."""
+        """Leave the clients out, because another process makes its own."""
         return {
             "address": self._address,
             "access": self._access,
@@ -85,7 +85,7 @@ class BucketFiles:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin anew."""
+        """Start without clients."""
         self.__init__(**state)  # type: ignore[misc]
 
     @property
@@ -95,7 +95,7 @@ class BucketFiles:
 
     @property
     def can(self) -> Capabilities:
-        """What every bucket can do; servers that refuse to write over an object are not told from those that do."""
+        """What every bucket can do; servers that can refuse to overwrite an object are treated like the others."""
         return Capabilities(
             conditional_put=False,
             rename=False,
@@ -114,7 +114,7 @@ class BucketFiles:
         self._confirm(key, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), lambda: io.BytesIO(data))
 
     def put_file(self, key: str, file: BinaryIO) -> None:
-        """Write in parts where there is more than one; abort the upload where it fails."""
+        """Write in parts if there is more than one; abort the upload if it fails."""
         import obstore
 
         size = file.seek(0, io.SEEK_END)
@@ -127,7 +127,7 @@ class BucketFiles:
 
         def send() -> None:
             file.seek(0)
-            # It hands the file on as it is, and reads it from threads of its own.
+            # obstore takes the file as it is, and reads it from its own threads.
             obstore.put(self._client(patient=True), whole, file, chunk_size=part, max_concurrency=2)
 
         try:
@@ -138,7 +138,7 @@ class BucketFiles:
         self._confirm(key, size, tag, lambda: file)
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Ask for the range; a server that gives no ranges is asked for everything."""
+        """Ask for the range, or for the whole file if the server does not support ranges."""
         if end is not None and end <= start:
             return b""
         if not self._has_ranges:
@@ -148,11 +148,11 @@ class BucketFiles:
         return self._range(key, {"offset": start} if end is None else (start, end), start, end)[0]
 
     def fetch(self, key: str, into: BinaryIO) -> None:
-        """Stream it, from the beginning again where that breaks."""
+        """Stream it; if that breaks, start again from the beginning."""
         self._fetch(key, into, None)
 
     def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:
-        """Ask for the last bytes, which tells the size, too."""
+        """Ask for the last bytes; the answer also gives the size."""
         if self._has_ranges:
             data, meta = self._range(key, {"suffix": length}, -length, None)
             if meta is not None:
@@ -163,7 +163,7 @@ class BucketFiles:
         return (self._whole(key) if stat.size else b""), stat
 
     def stat(self, key: str) -> RemoteStat | None:
-        """Ask for the head."""
+        """Send a HEAD request."""
         import obstore
 
         try:
@@ -179,7 +179,7 @@ class BucketFiles:
         doing = f"listing {self.place}/{folder}"
         while True:
             page = self._ask(doing, folder, partial(self._page, folder, after))
-            # A server may be as wrong about where to begin as it likes: nothing is told twice.
+            # Even if a server begins at the wrong place, no file is yielded twice.
             yield from (one for one in page if one.key > after)
             if len(page) < _PAGE or page[-1].key <= after:
                 return
@@ -214,7 +214,7 @@ class BucketFiles:
         self.remove(source)
 
     def keeps_versions(self) -> bool:
-        """Ask the bucket. Where it does not tell these keys, or there are none to sign with, none are known of."""
+        """Ask the bucket. If it does not tell these keys, or there are no keys to sign with, no versions are known."""
         try:
             return self._tells_versions and self._versions.is_able and self._versions.are_kept()
         except PassingError:
@@ -249,7 +249,7 @@ class BucketFiles:
         return self._versions.remove(version)
 
     def demand_removable(self) -> None:
-        """Ask for something that changes nothing."""
+        """Make a request that changes nothing."""
         if self._versions.is_able:
             if self._versions.are_kept():
                 self._versions.demand_removable()
@@ -264,11 +264,11 @@ class BucketFiles:
         return self._versions.locked_days() if self._versions.is_able else None
 
     def room(self) -> Room:
-        """Know nothing: buckets do not say."""
+        """Return that nothing is known, because buckets do not say."""
         return Room(bytes=None, files=None)
 
-    def sweep(self, instance: str) -> int:  # noqa: ARG002 -- uploads in parts have no names
-        """Abort the uploads in parts below the prefix that were begun more than a day ago: nothing writes so long."""
+    def sweep(self, instance: str) -> int:  # noqa: ARG002 -- multipart uploads have no names
+        """Abort the multipart uploads below the prefix that began more than a day ago: no write takes that long."""
         return self._uploads.abort_old()
 
     def close(self) -> None:
@@ -298,7 +298,7 @@ class BucketFiles:
         return [self._stat_of(cast("dict[str, Any]", meta)) for meta in next(iter(listed), [])]
 
     def _has_version(self, key: str) -> bool:
-        """Whether a file has the number of a version, as every file has where versions are kept."""
+        """Whether a file has a version id, as every file has if versions are kept."""
         import obstore
 
         doing = f"looking at {self.place}/{key}"
@@ -328,7 +328,7 @@ class BucketFiles:
     def _range(
         self, key: str, wanted: Any, start: int, end: int | None, version: str | None = None
     ) -> tuple[bytes, dict[str, Any] | None]:
-        """Return the bytes, and what is known about the file; None where the server gives no ranges, or no such one."""
+        """Return the bytes, and what is known about the file: None without support for ranges, or for this one."""
         import obstore
 
         def read() -> tuple[bytes, dict[str, Any] | None]:
@@ -359,7 +359,7 @@ class BucketFiles:
             )
         if stat.tag == tag or not self._tags_are_md5:
             return
-        # Some servers, and buckets with keys of their own, have tags that are no digests: the bytes decide.
+        # Some servers, and buckets with keys of their own, have tags that are not digests, so compare the bytes.
         sent, at = open_(), 0
         sent.seek(0)
         while at < size:
@@ -372,7 +372,7 @@ class BucketFiles:
         self._tags_are_md5 = False
 
     def _ask(self, doing: str, key: str, work: Callable[[], T]) -> T:
-        """Do something with the client, again if that may help. Raises: NoSuchKeyError, StorageError."""
+        """Do something with the client; retry if that might help. Raises: NoSuchKeyError, StorageError."""
         return self._retries.run(lambda: self._once(doing, key, work))
 
     def _once(self, doing: str, key: str, work: Callable[[], T]) -> T:
@@ -385,7 +385,7 @@ class BucketFiles:
                 raise self._error(doing, str(error)) from None
             raise NoSuchKeyError(self.place, key) from None
         except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-            # Not `from error`: its text may hold anything that was sent.
+            # Not `from error`, because its text can contain anything that was sent.
             raise self._error(doing, str(error)) from None
 
     def _error(self, doing: str, answer: str) -> StorageError:
@@ -395,7 +395,7 @@ class BucketFiles:
         return bucket_error(doing, self._address.bucket, code=code, status=status, text=answer)
 
     def _why_refused(self) -> str | None:
-        """Ask for something that has an answer with a body: a head says nothing but 403."""
+        """Make a request whose answer has a body, because a HEAD answer says nothing but 403."""
         import obstore
 
         try:
@@ -456,7 +456,7 @@ def _options(version: str | None, **more: Any) -> Any:
 
 
 def _tag_of_parts(file: BinaryIO, part: int) -> str:
-    """Return the tag of an upload in parts: the MD5 of the parts' MD5s, and their number."""
+    """Return the tag of a multipart upload: the MD5 of the parts' MD5s, and their number."""
     file.seek(0)
     digests = []
     while True:

@@ -1,4 +1,4 @@
-"""What a bucket's server may answer, as one clear sentence: what is wrong, and what to do. Pure."""
+"""What a bucket's server can answer, as one clear sentence: what is wrong, and what to do. Pure."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def code_in(answer: str) -> str | None:
 
 
 def status_in(answer: str) -> int | None:
-    """Return the HTTP status that a message of obstore names, None if it names none."""
+    """Return the HTTP status in a message from obstore, None if there is none."""
     found = _STATUS.search(answer)
     return None if found is None else int(found[1])
 
@@ -96,7 +96,7 @@ def status_in(answer: str) -> int | None:
 def bucket_error(doing: str, bucket: str, *, code: str | None, status: int | None, text: str = "") -> StorageError:
     """Return the error for an answer with this code and HTTP status, met while `doing` something.
 
-    Of `text`, what the client library said, only the shape of the failure is used: it may hold anything.
+    `text` is the client library's message. Only the kind of failure is taken from it, because it can contain anything.
     """
     if code is None and status is None:
         return _unreachable(doing, text)

@@ -1,4 +1,4 @@
-"""The few requests to a bucket that obstore does not know, signed here (SigV4).
+"""The few requests to a bucket that obstore does not support, signed here (SigV4).
 
 Source: AWS, "Signature Version 4 signing process".
 """
@@ -22,7 +22,7 @@ _MOST_ANSWER = 4 << 20
 
 
 class BucketRequests:
-    """Asks a bucket's server something, with the keys that were given."""
+    """Sends requests to a bucket's server, with the given keys."""
 
     def __init__(self, address: BucketAddress, access: BucketAccess) -> None:
         """Ask nothing yet."""
@@ -31,15 +31,15 @@ class BucketRequests:
 
     @property
     def is_able(self) -> bool:
-        """Whether the keys are at hand; those of a machine of AWS are known to obstore alone."""
+        """Whether the keys are known here; those of an AWS machine are known only to obstore."""
         return self._access.key_id is not None and self._access.secret is not None
 
     def ask(
         self, method: str, key: str, query: Mapping[str, str], more: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Return status and body, at most 4 MiB of it. `key` is whole; "" is the bucket itself.
+        """Return the status, and at most 4 MiB of the body. `key` is the full key; "" is the bucket itself.
 
-        `more` are headers, their names in small letters. Raises: requests.RequestException.
+        `more` are headers with lowercase names. Raises: requests.RequestException.
         """
         import requests
 
@@ -72,7 +72,7 @@ def signed_headers(
     body: bytes = b"",
     more: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the headers of a request, and `more` (their names in small letters), signed with SigV4."""
+    """Return the headers of a request, with those of `more` (which have lowercase names), signed with SigV4."""
     if access.key_id is None or access.secret is None:
         raise ValueError("no keys to sign with")
     day, moment = now.strftime("%Y%m%d"), now.strftime("%Y%m%dT%H%M%SZ")

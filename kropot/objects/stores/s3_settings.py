@@ -1,4 +1,4 @@
-"""How to reach a bucket: the usual `AWS_*` variables, checked before anything is asked. None of them is ever shown."""
+"""How to reach a bucket: the usual `AWS_*` variables, checked before any request. None of them is ever shown."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ELSEWHERE = (
 
 
 class BucketAccess(Struct, frozen=True, kw_only=True):
-    """Where a bucket's server is, and the keys to ask it with; without them obstore looks for some, as on AWS.
+    """Where a bucket's server is, and the keys to access it; without keys, obstore looks for some, as on AWS.
 
-    `endpoint` is None for AWS itself. `ca_pem` are certificates to trust besides those of the system.
+    `endpoint` is None for AWS itself. `ca_pem` are certificates to trust in addition to those of the system.
     """
 
     endpoint: str | None
@@ -42,9 +42,9 @@ class BucketAccess(Struct, frozen=True, kw_only=True):
 
 
 def bucket_access(environ: Mapping[str, str], ca_file: Path | None) -> BucketAccess:
-    """Return what the environment says.
+    """Return the access that the environment describes.
 
-    Raises: UsageError for an address that is none, for half a pair of keys, or where nothing gives keys.
+    Raises: UsageError if the address is not valid, if one key of a pair is missing, or if nothing gives keys.
     """
     endpoint = _first(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     if endpoint is not None:

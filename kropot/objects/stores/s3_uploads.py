@@ -1,4 +1,4 @@
-"""Ends uploads in parts that were cut, which obstore cannot list. Nothing here may fail what it is done beside."""
+"""Abort interrupted multipart uploads, which obstore cannot list. A failure here must not make the caller fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OK = frozenset({200, 204})
 
 
 class CutUpload(Struct, frozen=True, kw_only=True):
-    """An upload in parts that was not completed: its whole key, its id, and when it began (seconds since 1970)."""
+    """A multipart upload that was not completed: its full key, its id, and when it began (seconds since 1970)."""
 
     key: str
     id: str
@@ -31,7 +31,7 @@ class CutUpload(Struct, frozen=True, kw_only=True):
 
 
 class BucketUploads:
-    """The unfinished uploads in parts below a prefix."""
+    """The unfinished multipart uploads below a prefix."""
 
     def __init__(self, address: BucketAddress, access: BucketAccess) -> None:
         """Ask nothing yet."""
@@ -39,11 +39,11 @@ class BucketUploads:
         self._requests = BucketRequests(address, access)
 
     def abort(self, key: str) -> int:
-        """Abort the uploads of one whole key; return how many."""
+        """Abort the uploads of one full key; return how many."""
         return self._abort(lambda found: found.key == key, key)
 
     def abort_old(self, older_than_s: float = OLD_S) -> int:
-        """Abort the uploads below the prefix that began longer ago, a day if nothing else is said; return how many."""
+        """Abort the uploads below the prefix that began longer ago than this, a day by default; return how many."""
         before = time.time() - older_than_s
         prefix = self._address.prefix
         return self._abort(lambda found: found.began_s < before, f"{prefix}/" if prefix else "")
@@ -67,7 +67,7 @@ class BucketUploads:
             status, body = self._requests.ask("GET", "", {"uploads": "", "prefix": prefix, **markers})
             if status not in _OK:
                 return
-            root = ET.fromstring(body)  # noqa: S314 -- expat expands no entities from outside, and the answer is bounded
+            root = ET.fromstring(body)  # noqa: S314 -- expat expands no external entities, and the answer is bounded
             for one in root.iterfind("{*}Upload"):
                 began = datetime.fromisoformat(one.findtext("{*}Initiated") or "")
                 key, number = one.findtext("{*}Key") or "", one.findtext("{*}UploadId") or ""

@@ -1,4 +1,4 @@
-"""Older versions of what is in a bucket, and how long they are locked: requests that obstore does not know."""
+"""Older versions of a bucket's files, and how long they are locked: requests that obstore does not support."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class BucketVersions:
 
     @property
     def is_able(self) -> bool:
-        """Whether the keys are at hand that sign these requests."""
+        """Whether the keys that sign these requests are known here."""
         return self._requests.is_able
 
     def are_kept(self) -> bool:
-        """Ask once. A bucket that kept versions until somebody suspended it counts as one that does."""
+        """Ask once. A bucket whose versioning was suspended counts as one that keeps versions."""
         if self._are_kept is None:
             status, body = self._ask("asking whether it keeps versions", "GET", "", {"versioning": ""}, _NO_VERSIONS)
             self._are_kept = status in _OK and bool(_parsed(body).findtext("{*}Status"))
         return self._are_kept
 
     def listed(self, prefix: str, after: str) -> Iterator[RemoteVersion]:
-        """List page by page, from behind the key `after` on."""
+        """List page by page, starting after the key `after`."""
         root = self._root
         markers = {"key-marker": root + after} if after else {}
         while True:
@@ -68,10 +68,10 @@ class BucketVersions:
             if (version := page.findtext("{*}NextVersionIdMarker")) is not None:
                 markers["version-id-marker"] = version
             if markers == before:
-                return  # a server that gives the same page again would be asked for ever
+                return  # a server that gives the same page again would be asked forever
 
     def remove(self, version: RemoteVersion) -> float | None:
-        """Remove it, with the right to bypass a lock of the mode GOVERNANCE if there is no other way."""
+        """Remove it; only if that is refused, use the right to bypass a lock in GOVERNANCE mode."""
         doing, key, query = f"removing a version of {version.key}", self._root + version.key, {"versionId": version.id}
         for more in ({}, _BYPASS):
             status, _ = self._ask(doing, "DELETE", key, query, frozenset({_REFUSED, _GONE}), more)
@@ -83,7 +83,7 @@ class BucketVersions:
         return until_s
 
     def demand_removable(self) -> None:
-        """Ask to list and to remove versions of a file that is not there: who may, is told that there are none."""
+        """Try to list and remove versions of a missing file: with the right, the answer is that there are none."""
         next(self.listed(_NOBODY, ""), None)
         query = {"versionId": "null"}
         status, _ = self._ask(
@@ -127,7 +127,7 @@ class BucketVersions:
         )
 
     def _locked_until_s(self, version: RemoteVersion) -> float | None:
-        """Return until when it is locked, in seconds since 1970, None if it is not."""
+        """Return when its lock ends, in seconds since 1970, None if it is not locked."""
         key, query = self._root + version.key, {"retention": "", "versionId": version.id}
         status, body = self._ask("asking for a lock", "GET", key, query, _NO_LOCKS | {_REFUSED})
         until = _parsed(body).findtext("{*}RetainUntilDate") if status in _OK else None
@@ -142,7 +142,7 @@ class BucketVersions:
         accepted: frozenset[int] = frozenset(),
         more: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """Return a good answer, or one that is `accepted`, if need be after some tries. Raises: StorageError."""
+        """Return a good answer, or one that is `accepted`, after retries if needed. Raises: StorageError."""
         import requests
 
         doing = f"{doing} in {self._address}"
@@ -151,7 +151,7 @@ class BucketVersions:
             try:
                 status, body = self._requests.ask(method, key, query, more)
             except requests.RequestException as error:
-                # Not `from error`: its text may hold anything that was sent.
+                # Not `from error`, because its text can contain anything that was sent.
                 raise PassingError(f"{doing}: the store cannot be reached ({type(error).__name__})") from None
             if status in _OK or status in accepted:
                 return status, body
@@ -166,6 +166,6 @@ class BucketVersions:
 
 def _parsed(body: bytes) -> ET.Element:
     try:
-        return ET.fromstring(body)  # noqa: S314 -- expat expands no entities from outside, and the answer is bounded
+        return ET.fromstring(body)  # noqa: S314 -- expat expands no external entities, and the answer is bounded
     except ET.ParseError:
         raise StorageError("the store's answer about versions is not XML: does it support versions?") from None

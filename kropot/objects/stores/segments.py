@@ -25,7 +25,7 @@ class RemoteSegments(SegmentFolder):
     """The segments below the root of a storage on another machine."""
 
     def __init__(self, files: RemoteFiles, *, writing: bool, span: int = SEGMENT_EVENTS) -> None:
-        """Ask nothing yet. Without `writing` this cannot write."""
+        """Ask nothing yet. Without `writing`, it is read-only."""
         self.folder = f"{files.place}/{FOLDER}"
         self._remote = files
         self._writing = writing

@@ -1,6 +1,6 @@
-"""Files in a folder on an SFTP server, by asyncssh: written under a temporary name, synced, then renamed.
+"""Files in a folder on an SFTP server, through asyncssh: written under a temporary name, synced, then renamed.
 
-The server's key must be known (`known_hosts`), and this machine shows a key of its own: passwords are never asked for.
+The server's key must be known (`known_hosts`), and this machine logs in with its own key: passwords are never used.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _NO_SPACE, _QUOTA = 14, 15  # SFTP version 5 and later; OpenSSH answers a plain 
 
 
 class SftpFiles:
-    """The files below a folder on a server; a connection and a thread for it a process, made at the first use."""
+    """The files below a folder on a server; each process makes a connection, and a thread for it, at the first use."""
 
     def __init__(self, address: SftpAddress, instance: str, *, retries: Retries | None = None) -> None:
-        """Ask nothing yet; temporary files have names of `instance`."""
+        """Ask nothing yet; temporary files are in the folder of `instance`."""
         self._address = address
         self._instance = instance
         self._retries = Retries() if retries is None else retries
@@ -51,11 +51,11 @@ class SftpFiles:
         self._made: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the connection here: another process makes its own."""
+        """Leave the connection out, because another process makes its own."""
         return {"address": self._address, "instance": self._instance, "retries": self._retries}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin anew."""
+        """Start without a connection."""
         self.__init__(**state)  # type: ignore[misc]
 
     @property
@@ -125,7 +125,7 @@ class SftpFiles:
         return self._ask(f"reading {self.place}/{key}", key, work)
 
     def stat(self, key: str) -> RemoteStat | None:
-        """Look at the file; a symbolic link is none."""
+        """Look at the file; a symbolic link is not one."""
 
         async def work(sftp: Any) -> RemoteStat | None:
             found = await sftp.lstat(self._path(key))
@@ -141,7 +141,7 @@ class SftpFiles:
         for name, found in self._listed(folder):
             key = f"{folder}/{name}" if folder else name
             if modes.S_ISDIR(found.permissions or 0):
-                if f"{key}0" > after:  # "0" is the character behind the slash
+                if f"{key}0" > after:  # "0" is the character after the slash
                     yield from self.walk(key, after)
             elif modes.S_ISREG(found.permissions or 0) and key > after:
                 yield _stat_of(key, found)
@@ -158,7 +158,7 @@ class SftpFiles:
         async def work(sftp: Any) -> None:
             await self._make_folders(sftp, posixpath.dirname(self._path(target)))
             await sftp.posix_rename(self._path(source), self._path(target))
-            # How long it is there counts from now on, as everywhere else.
+            # Its age counts from now on, as everywhere else.
             now = int(time.time())
             with contextlib.suppress(asyncssh.SFTPError):
                 await sftp.utime(self._path(target), (now, now))
@@ -166,7 +166,7 @@ class SftpFiles:
         self._ask(f"moving {self.place}/{source}", source, work)
 
     def room(self) -> Room:
-        """Ask for the file system's numbers, which OpenSSH tells."""
+        """Ask for the file system's free space, which OpenSSH reports."""
         import asyncssh
 
         async def work(sftp: Any) -> Room:
@@ -220,7 +220,7 @@ class SftpFiles:
                 name = entry.filename if isinstance(entry.filename, str) else os.fsdecode(entry.filename)
                 if name not in {".", ".."}:
                     names.append((name, entry.attrs))
-            # In the order of keys: a folder's come where its name and a slash would stand.
+            # In the order of keys: a folder's keys come where its name with a slash would.
             return sorted(names, key=lambda one: f"{one[0]}/" if modes.S_ISDIR(one[1].permissions or 0) else one[0])
 
         try:
@@ -234,7 +234,7 @@ class SftpFiles:
             self._made.add(folder)
 
     def _ask(self, doing: str, key: str, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Do something over the connection, again over a new one if that may help."""
+        """Do something over the connection; retry over a new one if that might help."""
         return self._retries.run(lambda: self._once(doing, key, work))
 
     def _once(self, doing: str, key: str, work: Callable[[Any], Awaitable[T]]) -> T:
@@ -260,7 +260,7 @@ class SftpFiles:
             raise PassingError(f"{doing}: the connection to {self._address.host} broke ({error})") from None
 
     def _refused(self, doing: str, line: _SshLine, error: Any) -> StorageError:
-        """Say why the server refused; OpenSSH calls a full disk a failure, as everything else."""
+        """Return why the server refused; OpenSSH reports a full disk as a failure, like everything else."""
         if "ermission" in error.reason:
             return StorageError(f"{doing}: the server refuses it: check the user's rights on {self._address.path}")
         with contextlib.suppress(Exception):
@@ -280,7 +280,7 @@ class SftpFiles:
 
 
 class _SshLine:
-    """A connection, and the thread whose loop it lives in."""
+    """A connection, and the thread that runs its event loop."""
 
     def __init__(self, address: SftpAddress, doing: str) -> None:
         """Connect. Raises: StorageError."""
@@ -299,7 +299,7 @@ class _SshLine:
             options["username"] = address.user
 
         async def connect() -> Any:
-            # Neither a password nor an answer on a terminal: a key, and a server that known_hosts knows.
+            # No password, and no prompt on a terminal: only a key, and a server that is in known_hosts.
             self._connection = await asyncssh.connect(
                 host.strip("[]"),
                 connect_timeout=_CONNECT_S,
@@ -337,11 +337,11 @@ class _SshLine:
             ) from None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Have it done, and wait. Raises: whatever it raises; TimeoutError."""
+        """Run the work in the loop, and wait. Raises: whatever it raises; TimeoutError."""
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, _ANSWER_S), self._loop).result()
 
     def close(self) -> None:
-        """End the connection and the thread, unless they are another process's."""
+        """End the connection and the thread, unless they belong to another process."""
         if self.pid != os.getpid():
             return
 
@@ -360,7 +360,7 @@ async def _within(work: Callable[[Any], Awaitable[T]], sftp: Any) -> T:
 
 
 async def _synced(there: Any) -> None:
-    """Have the server sync the file, where it can (OpenSSH can)."""
+    """Make the server sync the file, if it can (OpenSSH can)."""
     import asyncssh
 
     with contextlib.suppress(asyncssh.SFTPOpUnsupported):

@@ -43,14 +43,14 @@ class RemoteStorage:
     """A storage on another machine, below one address."""
 
     def __init__(self, files: RemoteFiles, instance: str, locks: LockRule | None = None) -> None:
-        """Ask nothing yet; `instance` is whose name this process works under, `locks` how a bucket locks."""
+        """Ask nothing yet; `instance` is the name that this process works under, `locks` says how a bucket locks."""
         self._files = files
         self._instance = instance
         self._locks = locks
 
     @property
     def place(self) -> str:
-        """The address; and the machine, because the lock beside it is this machine's."""
+        """The machine and the address: the machine, because the lock for the address is this machine's."""
         import platform
 
         return f"{platform.node()}:{self._files.place}"
@@ -80,7 +80,7 @@ class RemoteStorage:
 
     @property
     def absence(self) -> str:
-        """What is said where nothing is there, and how an empty storage is begun there all the same."""
+        """The message for when nothing is there, which says how to start an empty storage there all the same."""
         place = self._files.place
         return (
             f"there is no storage at {place}, although the ledger names objects in it: is --storage-path right, with "
@@ -89,7 +89,7 @@ class RemoteStorage:
         )
 
     def room(self) -> Room:
-        """Ask the server, where it can say."""
+        """Ask the server, if it can say."""
         return self._files.room()
 
     def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
@@ -109,7 +109,7 @@ class RemoteStorage:
 
     @contextmanager
     def rewriter(self) -> Iterator[PackRewriter]:
-        """Rewrite under the gatherer's lock: neither may remove what the other relies on."""
+        """Rewrite under the gatherer's lock, because neither may remove what the other relies on."""
         lock = _lock_of(self._files.place, GATHERER)
         lock.acquire()
         try:
@@ -119,7 +119,7 @@ class RemoteStorage:
 
     @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
-        """Gather under a lock of its own, which lets in one process a machine; two machines only do work twice."""
+        """Gather under a separate lock, which allows one process per machine; two machines only do work twice."""
         lock = _lock_of(self._files.place, GATHERER)
         lock.acquire()
         try:
@@ -132,7 +132,7 @@ class RemoteStorage:
         return RemoteSegments(self._files, writing=writing)
 
     def partials(self) -> Iterator[Partial]:
-        """Yield nothing: what was cut is fetched from its beginning."""
+        """Yield nothing, because an interrupted content is fetched from its beginning."""
         return iter(())
 
     def object_place(self, sha256: bytes) -> str:
@@ -140,19 +140,19 @@ class RemoteStorage:
         return f"{self._files.place}/{object_key(sha256)}"
 
     def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
-        """Look for the object's own file first, then through the packs, for a place where it is sound."""
+        """Look for the object's own file first, then search the packs, preferably for a sound place."""
         if self._files.stat(object_key(sha256)) is not None:
             return None
         return range_in_packs(self.packs(), places, sha256)
 
     def reading(self) -> Storage:
-        """Return the same storage, read in older versions where newer ones are gone or spoilt."""
+        """Return the same storage, read in older versions if newer ones are gone or damaged."""
         if not isinstance(self._files, VersionedFiles):
             return self
         return RemoteStorage(self._files.older(), self._instance, self._locks)
 
     def versioned(self) -> VersionedStorage | None:
-        """Return what there is beside the newest versions, where the store keeps any. Raises: StorageError."""
+        """Return access to older versions, None if the store keeps none. Raises: StorageError."""
         from kropot.objects.stores.versioned import VersionedStorage
 
         files = self._files
@@ -161,22 +161,22 @@ class RemoteStorage:
         return None
 
     def demand_removable(self) -> None:
-        """Write and remove something, and ask for the right to remove older versions."""
+        """Ask for the right to remove older versions; if none are kept, write and remove a file."""
         if isinstance(self._files, VersionedFiles):
             self._files.demand_removable()
             if self._files.keeps_versions():
-                return  # what was written to try it would stay
+                return  # a file written as a test would stay as an older version
         key = f"tmp/{folder_name(self._instance)}/removable"
         self._files.put(key, b"")
         self._files.remove(key)
 
     def encloses(self, path: Path) -> bool:  # noqa: ARG002 -- the protocol has it
-        """Say no: it is on another machine."""
+        """Return false, because it is on another machine."""
         return False
 
 
 def _lock_of(place: str, instance: str) -> InstanceLock:
-    """Return this machine's lock of an instance's name in a storage. Raises: StorageError without a state folder."""
+    """Return this machine's lock for an instance's name in a storage. Raises: StorageError without a state folder."""
     state = state_folder()
     if state is None:
         raise StorageError(
@@ -187,14 +187,14 @@ def _lock_of(place: str, instance: str) -> InstanceLock:
 
 
 class _LazyLock(InstanceLock):
-    """A lock whose folder is made when it is taken."""
+    """A lock whose folder is created when it is taken."""
 
     def __init__(self, folder: Path, instance: str) -> None:
         super().__init__(str(folder), instance)
         self._folder = folder
 
     def acquire(self) -> None:
-        """Make the folder, then take the lock. Raises: LockedError, StorageError."""
+        """Create the folder, then take the lock. Raises: LockedError, StorageError."""
         try:
             make_root(self._folder)
         except OSError as error:

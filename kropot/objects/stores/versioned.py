@@ -1,7 +1,7 @@
-"""What there is in a bucket beside the newest versions: what erasures must remove there, and how long it is locked.
+"""Older versions in a bucket: which ones erasures must remove, and how long they are locked.
 
-A version that is locked when its content is erased is written down below `erasing/`, in the storage itself: whoever has
-the storage can remove it when its lock has ended. Only keys and version ids stand there, no names.
+A version that is locked when its content is erased is noted below `erasing/`, in the storage itself, so that anyone who
+has the storage can remove it when its lock has ended. The notes hold keys, version ids and times, but no names.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ CURRENT: Final = ("objects", "packs", SEGMENTS)
 
 
 class LockShare(Struct, frozen=True, kw_only=True):
-    """Of `bytes` in the newest versions, `locked` are locked still; the first lock of them ends at `first_s`.
+    """Of the `bytes` in the newest versions, `locked` are still locked; the first of their locks ends at `first_s`.
 
-    `days` is what the user says of the bucket's default retention, `bucket_days` what the bucket says itself; None for
-    nothing, also where it does not tell these keys (`is_told`). `waiting` is for erasures. The bytes are None if nobody
-    looked.
+    `days` is the bucket's default retention as the user says it, `bucket_days` as the bucket says it; None for none, or
+    if it does not tell these keys (`is_told`). `waiting` is for erasures. The bytes are None if nobody looked.
     """
 
     days: int | None
@@ -71,9 +70,9 @@ class VersionedStorage:
     # --- what an erasure removes -------------------------------------------------------------------------------------
 
     def purge_objects(self, sha256s: Collection[bytes], places: PlaceStore) -> Purged:
-        """Remove every version of these objects, and of packs that are gone and had one of them.
+        """Remove every version of these objects, and of removed packs that had one of them.
 
-        Raises: StorageError, also for a pack that is gone and that the ledger names: it may have the last copies.
+        Raises: StorageError, also if the ledger still names such a pack, because it might have the last copies.
         """
         done = Purged()
         for sha256 in sorted(sha256s):
@@ -93,7 +92,7 @@ class VersionedStorage:
         return done
 
     def purge_segments(self, positions: Sequence[int]) -> Purged:
-        """Remove the older versions of segments that may hold these events, given in order. The newest ones stay."""
+        """Remove older versions of segments that might hold these events, given in order. The newest versions stay."""
         return self._purge(
             version
             for version in self._files.versions(f"{SEGMENTS}/")
@@ -101,10 +100,10 @@ class VersionedStorage:
         )
 
     def retry(self, is_needed: Callable[[str], bool], *, even_if_locked: bool = False) -> Purged:
-        """Remove the versions that waited for the ends of their locks. Raises: StorageError.
+        """Remove the versions that waited for their locks to end. Raises: StorageError.
 
-        Whoever can write here can write down any version. So those go on waiting that may be the last of something:
-        of a key of which `is_needed` says that the ledger needs it, and of a segment if no newer one is sound.
+        Anyone who can write here can note any version. So a version keeps waiting if it might be the last one of
+        something: if `is_needed` says that the ledger needs its key, or if no newer version of its segment is sound.
         """
         done = Purged()
         for key, noted in self._notes():
@@ -122,21 +121,21 @@ class VersionedStorage:
         return done
 
     def waiting(self) -> LockedVersions:
-        """Return what waits for the ends of locks. Raises: StorageError."""
-        # An erasure that was tried twice can have written the same versions down twice.
+        """Return the versions that wait for their locks to end. Raises: StorageError."""
+        # An erasure that was tried twice can have noted the same versions twice.
         once = {(one.version.key, one.version.id): one for _, noted in self._notes() for one in noted}
         return _waiting(list(once.values()))
 
     # --- locks -------------------------------------------------------------------------------------------------------
 
     def renewal(self) -> Renewal | None:
-        """Return what puts files again before their locks end, None if nobody says that the bucket locks them."""
+        """Return the `Renewal` of this storage, None if the user does not say that the bucket locks files."""
         from kropot.objects.stores.renewing import Renewal
 
         return None if self._rule is None else Renewal(self._files, self._rule, clock=self._clock)
 
     def share(self, *, everything: bool) -> LockShare:
-        """Return how much of what is there now is locked; `everything`: look at every file. Raises: StorageError."""
+        """Return how much of the storage is locked; with `everything`, look at every file. Raises: StorageError."""
         rule, now_s = self._rule, self._clock()
         bucket_days, is_told = self._told_days()
         found = LockShare(
@@ -170,7 +169,7 @@ class VersionedStorage:
             return None, False
 
     def _must_stay(self, key: str, is_needed: Callable[[str], bool]) -> bool:
-        """Whether older versions of a file may be the only sound ones of what the ledger needs."""
+        """Whether older versions of a file might be the only sound ones of something that the ledger needs."""
         told = told_by(key.removeprefix(f"{SEGMENTS}/"), SEGMENT_EVENTS) if key.startswith(f"{SEGMENTS}/") else None
         if told is None:
             return is_needed(key)
@@ -186,9 +185,9 @@ class VersionedStorage:
         return True
 
     def _purge(self, versions: Iterable[RemoteVersion], kept: Sequence[_Noted] = ()) -> Purged:
-        """Remove versions, and write down those that are locked, and those of `kept`.
+        """Remove versions, and note those that are locked, and those in `kept`.
 
-        The markers of a key go last: without them, a locked version would be the newest one again.
+        The markers of a key go last, because without them a locked version would be the newest one again.
         """
         removed = 0
         noted = list(kept)
@@ -214,7 +213,7 @@ class VersionedStorage:
         return Purged(removed, _waiting(noted))
 
     def _write_down(self, noted: list[_Noted]) -> None:
-        """Keep what waits. The same again is the same file, which is not written twice: it would be locked twice."""
+        """Note the versions that wait. The same ones give the same file, which must not be written and locked twice."""
         self._written = None
         if not noted:
             return
@@ -225,7 +224,7 @@ class VersionedStorage:
             self._files.put(self._written, text)
 
     def _notes(self) -> Iterator[tuple[str, list[_Noted]]]:
-        """Yield what was written down, with its key. Raises: StorageError where that is not readable."""
+        """Yield the key of each note, and its versions. Raises: StorageError if a note is not readable."""
         for stat in list(self._files.walk(ERASING)):
             try:
                 rows = json.loads(self._files.get(stat.key))["versions"]
@@ -239,7 +238,7 @@ class VersionedStorage:
                 ) from error
 
     def _packs_gone(self) -> Iterator[str]:
-        """Yield the keys of packs that were removed, and of which a version is left."""
+        """Yield the keys of removed packs of which a version is left."""
         for key, versions in groupby(self._files.versions("packs/"), lambda version: version.key):
             is_marker = [version.is_marker for version in versions]
             if is_marker[0] and not all(is_marker):
@@ -263,14 +262,14 @@ class VersionedStorage:
 
 
 class _Noted(NamedTuple):
-    """A version that is locked, or the marker above it, and when that ends, in seconds since 1970."""
+    """A locked version, or the marker above it, and when the lock ends, in seconds since 1970."""
 
     version: RemoteVersion
     until_s: float
 
 
 def _noted(key: object, version: object, is_marker: object, until_s: Any) -> _Noted:
-    """Return a row as it was written down. Raises: TypeError, ValueError."""
+    """Return the version that a row of a note describes. Raises: TypeError, ValueError."""
     if not isinstance(key, str) or not isinstance(version, str):
         raise TypeError("a version has a key and an id")
     return _Noted(RemoteVersion(key, version, 0, 0.0, None, is_marker=bool(is_marker), is_newest=False), float(until_s))

@@ -1,4 +1,4 @@
-"""What an erasure removed of older versions in a bucket, and what waits there for the ends of locks. Pure."""
+"""The older versions in a bucket that an erasure removed, and those that wait until their locks end. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kropot.wording import SECOND_US, instant
 
 
 class LockedVersions(NamedTuple):
-    """So many versions that hold something erased are locked still; the last lock ends at `until_s` (since 1970)."""
+    """How many versions with erased content are still locked; the last lock ends at `until_s` (seconds since 1970)."""
 
     versions: int = 0
     until_s: float = 0.0
@@ -34,7 +34,7 @@ NOTHING_WAITS: Final = LockedVersions()
 
 
 class Purged(NamedTuple):
-    """So many versions were removed, and what waits."""
+    """How many versions were removed, and which ones wait."""
 
     removed: int = 0
     waiting: LockedVersions = NOTHING_WAITS

@@ -38,7 +38,7 @@ _PLACE = itemgetter(0)
 class EventPage(NamedTuple):
     """Events column by column. `sound` has one byte per event: 1 if it was recognised, else 0.
 
-    `revisions` are those of the elements, 0 where an event was not recognised. `copies` are place, SHA-256 and size of
+    `revisions` are those of the elements, or 0 if an event was not recognised. `copies` are place, SHA-256 and size of
     each copy that a recognised event says is stored, in the order of places.
     """
 
@@ -55,12 +55,11 @@ class EventPage(NamedTuple):
 def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     """Return the page, and which of its events were recognised. The others are not necessarily wrong.
 
-    A recognised event agrees with itself: its type is a common one, its payload is valid and canonical and tells of no
-    damage, the fact does not contradict itself, the header
-    holds exactly its columns, the digest of payload and nonce and that of its stream (`digests`, by stream number),
-    and the leaf is the header's hash. How it stands to other events is not checked here. The columns MUST be as
-    `read_events` gives them; a value of another type than was written makes other bytes of a header, so it is not
-    recognised.
+    A recognised event is consistent in itself: its type is a common one, its payload is valid, canonical and without
+    damage, the fact does not contradict itself, the header holds exactly the event's columns, the digest of payload and
+    nonce, and its stream's digest (`digests`, by stream number), and the leaf is the header's hash. Its relation to
+    other events is not checked here. The columns MUST be as `read_events` returns them. A value of another type than
+    was written gives other header bytes, so its event is not recognised.
     """
     seqs, streams, versions, names, schemas, flags, recorded, observed, writers, headers, nonces, payloads, leaves = (
         columns
@@ -90,7 +89,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     try:
         packed = tuple(map(pack, headed))
     except (TypeError, ValueError, OverflowError):
-        packed = (b"",) * len(headers)  # a header cannot hold some value: the plain rule checks each event
+        packed = (b"",) * len(headers)  # a header cannot hold one of the values, so the plain rule checks each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
     common = {name: _matcher(name) for name, _ in plain_types()}
     matches = [common.get(name, _nothing)(payload) for name, payload in zip(names, payloads, strict=True)]
@@ -144,9 +143,9 @@ def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, 
 
 @lru_cache(maxsize=64)
 def _matcher(name: str) -> Callable[[bytes], re.Match[bytes] | None]:
-    """Return what recognises payloads of a common type whose fact does not contradict itself (`contradiction`).
+    """Return a matcher for payloads of a common type whose fact does not contradict itself (`contradiction`).
 
-    It leaves one rule open: that the copy's revision is not above the element's. Damage, which is rare, is left out.
+    It leaves one rule open: the copy's revision must be at most the element's. It matches no damage, which is rare.
     """
     cls: Any = FACTS[name]
     only: dict[str, Any] = {"element_damage": type(None)}
@@ -163,7 +162,7 @@ def _nothing(_: bytes) -> None:
 
 
 def _sound_revision(copied: bytes | None, stored: bytes) -> int:
-    """Return the element's revision, 0 where nothing was recognised or the copy's revision `copied` is above it."""
+    """Return the element's revision, or 0 if nothing was recognised or the copy's revision `copied` is above it."""
     if not stored:
         return 0
     revision = number(stored)

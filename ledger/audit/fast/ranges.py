@@ -33,7 +33,7 @@ class RangeAudit(NamedTuple):
 if TYPE_CHECKING:
     ReadRange = Callable[[EventLog, EventRange], RangeAudit | None]
     RunRanges = Callable[[ReadRange, Iterable[EventRange]], Iterator[RangeAudit | None]]
-    """Reads ranges and gives the answers in the same order. Each read can have its own connection."""
+    """Reads ranges and returns the answers in the same order. Each read can have its own connection."""
 
 _NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", (), []), {})
 

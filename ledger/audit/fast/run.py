@@ -42,7 +42,7 @@ def accept_run(rule: LogRule, page: EventPage, at: int) -> int:
 
 
 def _count(learnt: Learnt, page: EventPage, at: int, end: int) -> int:
-    """Count events in their streams as long as each is the next of its stream; return where the first is not."""
+    """Count events in their streams as long as each is the next of its stream. Return where the first one is not."""
     versions, newest, revisions = learnt.versions, learnt.newest, learnt.revisions
     streams, first = page.streams[at:end], len(versions)
     if streams == tuple(range(first, first + end - at)) and page.versions[at:end].count(1) == end - at:

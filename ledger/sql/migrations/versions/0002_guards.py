@@ -11,5 +11,5 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Put the newest triggers in the place of the old ones; no table and no row changes."""
+    """Replace the old triggers with the newest ones. No table and no row changes."""
     renew(op.get_bind())

@@ -1,4 +1,4 @@
-"""The tables of packs and of what lies where in them (docs/decisions/0025-packs.md)."""
+"""The tables of packs and of placements in them (docs/decisions/0025-packs.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Make two empty tables, unless an upgrade that was cut short made them on a database that does not undo that."""
+    """Create two empty tables, unless an interrupted upgrade left them on a database that cannot undo CREATE TABLE."""
     metadata = MetaData()
     Table(
         "pack",

@@ -12,7 +12,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Make an empty table, unless an upgrade that was cut short made it on a database that does not undo that."""
+    """Create an empty table, unless an interrupted upgrade left it on a database that cannot undo CREATE TABLE."""
     metadata = MetaData()
     Table(
         "further_storage",
