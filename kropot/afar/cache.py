@@ -39,6 +39,7 @@ _KEPT: Final = 2
 
 _LONGEST_HEADER: Final = 1 << 16
 _LONGEST_LINE: Final = 8 << 20
+_ERASED: Final = ".erased"
 
 
 def _nobody(_count: int) -> None:
@@ -108,13 +109,14 @@ class SealedCache:
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows of a source's elements at a position. Rows kept from an earlier one are brought up to date.
 
-        Rows from before `erased_at`, the position of the last erasure, are not: they can be about what was erased.
+        Rows kept before the last erasure, at position `erased_at`, are removed: they can hold what was erased.
 
         Raises: BadAnswerError, CacheUnusableError, and as `KeeperClient.get`.
         """
         folder = self._folder / source.hex()
         with _explained(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
+            _forget_erased(folder, erased_at)
             place = folder / f"{position}.jsonl"
             if not place.exists():
                 kept = [at for at in _positions(folder) if erased_at <= at < position]
@@ -148,7 +150,7 @@ class SealedCache:
         """Remove the rows of all but the newest positions, and the unfinished files of other fetches."""
         wanted = {folder / f"{at}.jsonl" for at in sorted(_positions(folder))[-_KEPT:]} | {used}
         for path in folder.iterdir():
-            if path not in wanted:
+            if path not in wanted and path.suffix != _ERASED:
                 path.unlink()
 
 
@@ -231,6 +233,15 @@ def _headers_in(page: bytes) -> list[bytes]:
     if unpacker.tell() != len(page) or any(type(each) is not bytes or len(each) > _LONGEST_HEADER for each in headers):
         raise BadAnswerError("the headers of events")
     return headers
+
+
+def _forget_erased(folder: Path, erased_at: int) -> None:
+    """Remove all rows of a source, unless they were kept after the erasure at this position."""
+    mark = folder / f"{erased_at}{_ERASED}"
+    if not mark.exists():
+        for path in folder.iterdir():
+            path.unlink()
+        mark.touch()
 
 
 def _positions(folder: Path) -> list[int]:

@@ -19,7 +19,7 @@ from kropot.cli.gateway_book import book_options, kit_writer
 from kropot.cli.gateway_check import check
 from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
 from kropot.cli.gateway_vault import vault as vault_group
-from kropot.cli.listening import address_options, client_options, ended_by_signals, is_loopback
+from kropot.cli.listening import address_options, client_options, ended_by_signals
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH, read_named
@@ -28,7 +28,7 @@ from kropot.errors import Exit, UsageError
 from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
-from kropot.securecopy.address import checked_base_url
+from kropot.securecopy.address import checked_base_url, is_this_machine
 from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _tell_started(settings: Settings, service: Service, source: Path, url: str) 
 
 def _warn_unencrypted(host: str) -> None:
     """Warn that others on the network can read tokens and contents, unless the gateway listens on this machine only."""
-    if not is_loopback(host):
+    if not is_this_machine(host):
         warn(
             f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
             "put a proxy with TLS in front of it, or use a tunnel"

@@ -13,10 +13,11 @@ import click
 from kropot.cli import base
 from kropot.cli.base import Exit, emit, emit_json, open_ledger, say, storage_of, warn
 from kropot.cli.limits import listing_limit_s
-from kropot.cli.listening import address_options, client_options, ended_by_signals, is_loopback
+from kropot.cli.listening import address_options, client_options, ended_by_signals
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
+from kropot.securecopy.address import is_this_machine
 from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def serve(
             watchdog(server, manager)
             caught = ended_by_signals(server)
             with listen(host, port) as listening:
-                if tls is None and not is_loopback(host):
+                if tls is None and not is_this_machine(host):
                     warn(
                         f"tokens cross the network unencrypted, because the keeper listens on {host} without TLS: give "
                         "--tls-cert and --tls-key, or put a proxy with TLS in front of it"

@@ -66,11 +66,6 @@ def client_options(function: Command) -> Command:
     return function
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server that listens at this address. Pure."""
-    return host.startswith(("127.", "localhost", "::1"))
-
-
 def ended_by_signals(server: uvicorn.Server, also: Callable[[], None] | None = None) -> list[int]:
     """Let SIGTERM and SIGINT end a server and call `also`. Return the list that collects the signals."""
     caught: list[int] = []

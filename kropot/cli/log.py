@@ -42,7 +42,8 @@ MARKS = {"new": "+", "changed": "~", "gone": "-"}
 @click.option(
     "--since",
     metavar="WHEN",
-    help="List only rounds that ended after WHEN: a date, a time, an age (36h, 7d, 2w) or a position, as for --until.",
+    help="List only rounds that ended at WHEN or later: a date, a time, an age (36h, 7d, 2w) or a position, as for "
+    "--until.",
 )
 @click.option(
     "--source",

@@ -84,11 +84,11 @@ def _write(path: Path, text: str) -> None:
         before = None
     if before == text:
         return
-    if before is not None:
-        if MARK not in before and before != sysusers():
-            raise UsageError(f"{path} was not made by this command, so it was not changed: move it away first")
-        path.unlink()
+    if before is not None and MARK not in before and before != sysusers():
+        raise UsageError(f"{path} was not made by this command, so it was not changed: move it away first")
     try:
+        if before is not None:
+            path.unlink()
         write_new(path, text.encode(), mode=_MODE)
     except PermissionError as error:
         raise KropotError(f"cannot write {path} ({error.strerror}): run this as root, or give --user") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,28 +141,27 @@ def _clean_further(
                 work = CatchingUp(ledger, source, further)
                 if not dry_run:
                     work.run()
-                objects = further.objects(ledger)
-                if not isinstance(objects, CanFree):
-                    continue
-                freeing, now_us = objects.freeing(), ledger.clock_us()
-                found = old_unnamed(
-                    ledger,
-                    objects,
-                    freeing,
-                    freed_to=further.row.freed,
-                    now_us=now_us,
-                    grace_us=grace_us,
-                    young=young,
-                    packed=packed,
-                )
-                counted = _counted(found, orphans)
-                if dry_run:
-                    for _ in counted:
-                        pass
-                else:
-                    work.clean(counted)
-                _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
-                objects.close()
+                with closing(further.objects(ledger)) as objects:
+                    if not isinstance(objects, CanFree):
+                        continue
+                    freeing, now_us = objects.freeing(), ledger.clock_us()
+                    found = old_unnamed(
+                        ledger,
+                        objects,
+                        freeing,
+                        freed_to=further.row.freed,
+                        now_us=now_us,
+                        grace_us=grace_us,
+                        young=young,
+                        packed=packed,
+                    )
+                    counted = _counted(found, orphans)
+                    if dry_run:
+                        for _ in counted:
+                            pass
+                    else:
+                        work.clean(counted)
+                    _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
         except KropotError as error:
             say(f"nothing was cleaned at {row.address}: {error}; run this again when it is back")
         finally:

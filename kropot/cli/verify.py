@@ -155,7 +155,7 @@ def _note(summary: Summary) -> None:
 
 
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any], stack: ExitStack) -> Scope:
-    """Return the scope that the options ask for. `stack` closes the healer. Raises: UsageError if one is not valid."""
+    """Return the scope that the options ask for. `stack` closes what it opens. Raises: UsageError."""
     from kropot.checkpoints.keys import read_verifier_key
     from kropot.further.healing import Healer
     from kropot.verify import Note, Scope
@@ -173,7 +173,7 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any], stack: E
         key=None if key is None else read_verifier_key(key),
         repair=options["repair"],
         source=source,
-        client=client,
+        client=None if client is None else stack.enter_context(client),
         segments=storage.segments(),
         storage=storage,
         surroundings=surroundings,

@@ -226,17 +226,18 @@ class TokenBook:
         Raises:
             RevocationsError: the folder cannot be read. A folder that cannot be written to is only logged.
         """
-        again = 0
+        again, is_kept = 0, True
         for row in self._state.tokens():
-            if row.revoked_s is not None:
+            is_here = self._revocations.has(row.lookup)
+            if row.revoked_s is None and is_here:
+                self._state.revoke(row.number, self._clock_s())
+                again += 1
+            elif row.revoked_s is not None and not is_here and is_kept:
                 try:
                     self._revocations.keep(row.lookup)
                 except RevocationsError as error:
                     log.warning("revocations_not_kept", reason=str(error))
-                    break
-            elif self._revocations.has(row.lookup):
-                self._state.revoke(row.number, self._clock_s())
-                again += 1
+                    is_kept = False
         if again:
             log.warning(
                 "tokens_revoked_again", count=again, hint="the database is an older copy, or somebody changed it"

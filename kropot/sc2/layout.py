@@ -150,7 +150,7 @@ def form_length(data: bytes) -> int:
         raise RefusedError(Reason.CUT, "the object ends before its form")
     length = int.from_bytes(data[:LENGTH_BYTES], "big")
     if length - OVERHEAD not in FORM_SIZES:
-        raise RefusedError(Reason.FORM, f"the object claims a form of {length} bytes, longer than any sealed form")
+        raise RefusedError(Reason.FORM, f"the object claims a form of {length} bytes, which no sealed form has")
     return length
 
 

@@ -71,13 +71,17 @@ def sends_token_in_clear(base_url: str) -> bool:
         parts = urlsplit(base_url)
     except ValueError:
         return False
-    host = parts.hostname or ""
-    if parts.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
-        return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
+    return parts.scheme == "http" and not is_this_machine(parts.hostname or "")
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine can have this address or name. `localhost.example.org` can be any machine. Pure."""
+    if host == "localhost" or host.endswith(".localhost"):
         return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_user_agent(text: str) -> bool:

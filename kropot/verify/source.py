@@ -71,6 +71,7 @@ class SourceAudit:
         self._client = client
         self._vault: bytes | None = None
         self._seen = Bitmap()
+        self._unknown_before: set[StreamKey] = set()
         self.agreeing = 0
         self.proved = 0
         self.unknown = 0
@@ -123,13 +124,17 @@ class SourceAudit:
         entries = self._ledger.entries(set(keys))
         dates = known_dates(source)
         horizon = (source.cursor or 0) - BEHIND
+        unknown = set[StreamKey]()
         for key, listed in zip(keys, brought.entries, strict=True):
             entry = entries.get(key)
             element = None if entry is None else entry.element
             if entry is None:
+                if key in self._unknown_before:
+                    continue  # listed twice, on two neighbouring pages
+                unknown.add(key)
                 self.unknown += 1
             elif not self._seen.add(entry.stream):
-                continue  # listed twice, on two neighbouring pages
+                continue  # as above
             fact = observe(element, listed, dates)
             if fact is None and element is not None:
                 yield from self._agree(key, element, listed)
@@ -148,6 +153,7 @@ class SourceAudit:
                 element=key.id,
                 position=None if entry is None else entry.position,
             )
+        self._unknown_before = unknown
 
     def _agree(self, key: StreamKey, element: Element, listed: Listed) -> Iterator[Finding]:
         """Check an element that agrees: its copy must have the size that the server lists."""

@@ -270,6 +270,26 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.
         assert client.token not in repr(lines)
 
 
+def test_a_folder_that_cannot_be_written_to_still_revokes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Served(tmp_path, revocations=tmp_path / "r") as served:
+        book = served.server.service.book
+        first, second = served.client(PLAIN), served.client(PLAIN)
+        book.revoke(second.token)
+        monkeypatch.setattr("kropot.gateway.revocations.write_new", full)
+        with pytest.raises(RevocationsError):
+            book.revoke(first.token)
+        with closing(sqlite3.connect(tmp_path / "state" / "gateway.db")) as at:  # an older copy comes back
+            at.execute("UPDATE gateway_token SET revoked_s = NULL WHERE number = 2")
+            at.commit()
+        book.agree_on_revocations()
+        with closing(sqlite3.connect(tmp_path / "state" / "gateway.db")) as at:
+            assert at.execute("SELECT count(*) FROM gateway_token WHERE revoked_s IS NULL").fetchall() == [(0,)]
+        assert [is_admitted(served, client.token) for client in (first, second)] == [False, False]
+
+
 # --- IVs ---
 
 

@@ -94,10 +94,13 @@ def test_a_moment_and_a_source_are_chosen_as_in_a_ledger(afar: Run, kept: Kept, 
 def test_erased_elements_do_not_come_back_from_the_cache(afar: Run, kept: Kept, owner: Path) -> None:
     assert afar("restore", "--key", "vault.json", "--list-names").code == 0
     source = next(iter(kept.world.ledger.sources()))
+    before = list((owner / "cache").rglob("*.jsonl"))
     kept.world.erase(StreamKey(source=source, kind="file", id=VAULT.element(b"top").hex()))
     answer = afar("restore", "--key", "vault.json", "--to", "out")
     assert answer.code == 0, answer.err
     assert restored(owner / "out") == {name: content for name, content in FILES.items() if name != "top"}
+    assert len(before) == 1
+    assert not before[0].exists(), "it holds the form of what was erased"
 
 
 def test_what_is_cut_goes_on_where_it_was_cut(afar: Run, wire: Wire, owner: Path) -> None:

@@ -15,9 +15,14 @@ from kropot.cli.failures import explain
 from kropot.cli.main import cli
 from kropot.cli.verify import show_summary
 from kropot.errors import KropotError
+from kropot.lister.conversation import NewEntries
+from kropot.securecopy.wire import Listed
 from kropot.verify import Summary
+from kropot.verify.source import SourceAudit
 from kropot.verify.ways_out import Way
 from ledger.errors import LedgerError
+from ledger.memory import MemoryStore
+from tests.kropot.replay_world import World
 from tests.oldserver import OldServer, Quirks
 
 if TYPE_CHECKING:
@@ -260,3 +265,14 @@ def test_a_source_that_cannot_be_listed_is_no_clean_source(backup: Backup) -> No
 def test_a_refused_token_exits_12(backup: Backup) -> None:
     backup.server.repository.tokens.clear()
     assert not backup.verify("--source", server=True, code=12)[1]["complete"]
+
+
+def test_an_unknown_element_that_two_pages_list_is_counted_once() -> None:
+    world = World(MemoryStore())
+    key = world.see(world.source(None), "known")
+    source = world.ledger.sources()[key.source].source
+    audit = SourceAudit(world.ledger, key.source, client=None)  # type: ignore[arg-type]  # nothing is asked
+    listed = tuple(Listed(type="file", id=id_, date=9, tz="UTC", form=b"{}") for id_ in ("known", "new"))
+    found = [finding for _ in range(2) for finding in audit._compare(NewEntries(entries=listed, rejected=()), source)]
+    assert sorted(finding.element or "" for finding in found) == ["known", "new"]
+    assert (audit.listed, audit.unknown) == (2, 1)
