@@ -14,6 +14,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
+import orjson
+
 from kropot.durable.dirfd import open_regular
 from kropot.durable.draft import sync_file
 from kropot.durable.refusals import trouble
@@ -184,7 +186,10 @@ def line_of(path: Parts, identity: bytes, found: os.stat_result, sha256: bytes, 
         "identity": identity.hex(),
         "sha256": sha256.hex(),
     }
-    return json.dumps(line | details, ensure_ascii=True).encode() + b"\n"
+    try:
+        return orjson.dumps(line | details) + b"\n"
+    except TypeError:  # a server's form can hold larger numbers, and surrogates
+        return json.dumps(line | details, ensure_ascii=True).encode() + b"\n"
 
 
 def written_in(root: Path, name: bytes) -> Written:
