@@ -23,7 +23,7 @@ from ledger.sql.rights import grant
 from ledger.sql.schema import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SQL_KINDS = ("sqlite", "postgresql", "mariadb")
 KINDS = ("memory", *SQL_KINDS)
@@ -179,7 +179,7 @@ def server_url(kind: str) -> URL:
         if os.environ.get("KROPOT_TEST_REQUIRE_DB"):
             pytest.fail(f"{reason}, and KROPOT_TEST_REQUIRE_DB says that it must be there")
         pytest.skip(reason)
-    return _url(kind)
+    return _url(kind).set(drivername="mysql" if kind == "mariadb" and is_mysql() else kind)
 
 
 def run_postgresql(url: URL, *statements: str) -> None:
@@ -224,8 +224,8 @@ def run_mariadb_script(url: str, script: str) -> None:
     run_mariadb(address, f"USE {address.database}", *statements)
 
 
-def run_mariadb(url: URL, *statements: str) -> None:
-    """Run statements on the server, each in a transaction of its own."""
+def run_mariadb(url: URL, *statements: str) -> Sequence[tuple[Any, ...]]:
+    """Run statements on the server, each in a transaction of its own. Return the rows of the last one."""
     connection = pymysql.connect(
         host=url.host,
         port=url.port or 3306,
@@ -237,6 +237,7 @@ def run_mariadb(url: URL, *statements: str) -> None:
     with connection, connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
+        return cursor.fetchall()
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -274,6 +275,12 @@ def _unreachable(kind: str) -> str | None:
     except (psycopg.Error, pymysql.Error) as error:
         return f"no {kind} server: set {_SERVERS[kind][0]} ({type(error).__name__})"
     return None
+
+
+@cache
+def is_mysql() -> bool:
+    """Return whether the server of the tests for MariaDB is one of MySQL itself, which lacks some of its statements."""
+    return not any("MariaDB" in str(row) for row in run_mariadb(_url("mariadb"), "SELECT version()"))
 
 
 def _shown(url: URL) -> str:

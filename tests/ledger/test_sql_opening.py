@@ -40,7 +40,7 @@ from ledger.sql.dialects import parse_place, reader_engine, writer_engine
 from ledger.sql.opening import REVISIONS, migrate
 from ledger.sql.schema import REVISION, VERSION_TABLE, metadata
 from ledger.sql.unlocked import undisturbed
-from tests.ledger.databases import SQL_KINDS, fresh_url, load_first_version
+from tests.ledger.databases import SQL_KINDS, fresh_url, is_mysql, load_first_version
 from tests.ledger.world import began, element, key, observed
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ def test_an_upgraded_ledger_of_the_first_version_has_the_schema_of_a_new_one(
 ) -> None:
     open_store(url, create=True).close()
     kind = request.node.callspec.params["url"]
+    if kind == "mariadb" and is_mysql():
+        pytest.skip("that ledger is a dump of MariaDB's, which gives one table a collation of its own")
     (tmp_path / "old").mkdir()
     with fresh_url(kind, tmp_path / "old") as old:
         load_first_version(kind, old)

@@ -7,9 +7,10 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import pymysql
 import pytest
 from sqlalchemy import make_url
 
@@ -155,17 +156,11 @@ def kill_sessions(kind: str, url: str) -> None:
         )
     else:
         database = make_url(url).database
-        run_mariadb(
-            server_url(kind),
-            "BEGIN NOT ATOMIC"
-            " DECLARE done INT DEFAULT 0; DECLARE one BIGINT;"
-            f" DECLARE c CURSOR FOR SELECT id FROM information_schema.processlist WHERE db = '{database}';"
-            " DECLARE CONTINUE HANDLER FOR NOT FOUND SET done = 1;"
-            " DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;"
-            " OPEN c;"
-            " each_one: LOOP FETCH c INTO one; IF done THEN LEAVE each_one; END IF; KILL one; END LOOP;"
-            " END",
-        )
+        server = server_url(kind)
+        sessions = f"SELECT id FROM information_schema.processlist WHERE db = '{database}'"
+        for (number,) in run_mariadb(server, sessions):
+            with suppress(pymysql.err.OperationalError):  # it has ended by itself
+                run_mariadb(server, f"KILL {number}")
 
 
 def write_patiently(store: LedgerStore, writer: str, count: int) -> None:

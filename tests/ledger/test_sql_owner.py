@@ -61,7 +61,7 @@ def test_the_collectors_user_cannot_rewrite_history(urls: Urls) -> None:
         *(f"DROP TABLE {table}" for table in HISTORY),
         "ALTER TABLE event DROP COLUMN leaf",
     ]
-    if "mariadb" in urls.user:
+    if not urls.user.startswith("postgresql"):
         statements += [f"REPLACE INTO {table} SELECT * FROM {table}" for table in HISTORY]
         statements += ["DROP TRIGGER event_insert"]
     else:
@@ -102,10 +102,10 @@ def test_it_is_told_what_protects_history(urls: Urls) -> None:
 
 
 def test_one_grant_too_many_is_noticed(urls: Urls) -> None:
-    name, server = make_url(urls.user).username, server_url(make_url(urls.user).get_backend_name())
+    user = make_url(urls.user)
     engine = writer_engine(parse_place(urls.owner))
     with engine.connect() as connection:
-        grantee = f"{name}@'%'" if server.get_backend_name() == "mariadb" else name
+        grantee = user.username if user.get_backend_name() == "postgresql" else f"{user.username}@'%'"
         connection.execute(text(f"GRANT DELETE ON batch TO {grantee}"))
         connection.commit()
     engine.dispose()
