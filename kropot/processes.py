@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kropot.gc_tuning import look_for_cycles_rarely
@@ -27,6 +29,10 @@ MOST_PROCESSES: Final = 8
 
 PATIENCE_S: Final = 5.0
 """How many seconds to wait for a process to end before it is killed."""
+
+_LOOKS: Final = 100
+_LOOK_S: Final = 0.001
+"""How often, and after how many seconds each, to look whether a thread has ended."""
 
 _is_forbidden = False
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,7 +54,22 @@ def forbid_forks() -> None:
 
 def can_fork() -> bool:
     """Whether a fork is safe here and now."""
-    return sys.platform == "linux" and threading.active_count() == 1 and not _is_forbidden
+    return sys.platform == "linux" and threading.active_count() == 1 and not _is_forbidden and _is_alone()
+
+
+def _is_alone() -> bool:
+    """Whether the system, too, knows only one thread of this process.
+
+    A thread that was joined can still be ending, and hold a lock of OpenSSL's, which a fork would never release.
+    """
+    for _ in range(_LOOKS):
+        try:
+            if len(list(Path("/proc/self/task").iterdir())) == 1:
+                return True
+        except OSError:
+            return False
+        time.sleep(_LOOK_S)
+    return False
 
 
 class ChildProcess:

@@ -20,6 +20,7 @@ from kropot.durable import rename, target
 from kropot.durable.refusals import TreeError
 from kropot.durable.target import WORK
 from kropot.objects.memory import MemoryObjects
+from kropot.processes import can_fork
 from kropot.replay.fold import walk
 from kropot.replay.snapshots import pointers_at
 from kropot.restore.export import Unexported
@@ -62,6 +63,7 @@ class Trap:
 
 def killed_at(call: int, work: Callable[[], None]) -> bool:
     """Do the work in a process of its own that ends, without a word, at its n-th call; return whether it came there."""
+    assert can_fork()
     child = os.fork()
     if child == 0:
         status = 1
@@ -104,7 +106,7 @@ def whole(to: Path) -> dict[str, bytes]:
 
 
 def every_kill(folder: Path, *, exporting: bool) -> None:
-    """Kill the work at each of its calls. This process MUST have no other thread: a fork inherits their locks."""
+    """Kill the work at each of its calls."""
     world, _ = small_world()
     run_out(world, folder / "undisturbed", exporting=exporting)
     expected = whole(folder / "undisturbed")
@@ -347,3 +349,17 @@ def test_a_walk_takes_no_more_memory_for_more_elements(tmp_path: Path) -> None:
             store.close()
 
     assert peak(22_000) < 1.3 * peak(11_000)
+
+
+def test_a_thread_that_only_the_system_knows_forbids_a_fork() -> None:
+    """A thread of a library is one, and so is a joined one that is still ending, and can hold a lock."""
+    program = (
+        "import _thread, threading; from kropot.processes import can_fork\n"
+        "assert can_fork()\n"
+        "begin = threading.Lock(); begin.acquire(); _thread.start_new_thread(begin.acquire, ())\n"
+        "assert threading.active_count() == 1\n"
+        "assert not can_fork()\n"
+        "begin.release()\n"
+        "assert can_fork()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], timeout=60, check=True)
