@@ -54,17 +54,17 @@ def forbid_forks() -> None:
 
 def can_fork() -> bool:
     """Whether a fork is safe here and now."""
-    return sys.platform == "linux" and threading.active_count() == 1 and not _is_forbidden and _is_alone()
+    return sys.platform == "linux" and threading.active_count() == 1 and not _is_forbidden and threads_have_ended()
 
 
-def _is_alone() -> bool:
-    """Whether the system, too, knows only one thread of this process.
+def threads_have_ended() -> bool:
+    """Wait a moment for threads that are ending; return whether the system knows no more threads than Python.
 
     A thread that was joined can still be ending, and hold a lock of OpenSSL's, which a fork would never release.
     """
     for _ in range(_LOOKS):
         try:
-            if len(list(Path("/proc/self/task").iterdir())) == 1:
+            if len(list(Path("/proc/self/task").iterdir())) <= threading.active_count():
                 return True
         except OSError:
             return False

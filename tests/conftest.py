@@ -142,7 +142,7 @@ def forking(monkeypatch: pytest.MonkeyPatch) -> None:
     A fork does without them. Those of a test end with it.
     """
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    monkeypatch.setattr(processes, "_is_alone", lambda: True)
+    monkeypatch.setattr(processes, "threads_have_ended", lambda: True)
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def since_of(ledger: Ledger, text: str | None) -> int | None:
 
 
 def read_note(name: str) -> bytes | None:
-    """Return the beginning of a file that might be a checkpoint, or None if there is no such file.
+    """Return the first bytes of a file that could be a checkpoint, or None if the file does not exist.
 
     Raises: UsageError if the file exists but cannot be read.
     """

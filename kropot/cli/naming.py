@@ -95,7 +95,7 @@ class Names:
         return self._namer is not None
 
     def json(self, name: Name) -> dict[str, str | None]:
-        """Return the JSON field with the name, or no field if there are no kits."""
+        """Return the name as a field of a JSON object. Without kits, return no field."""
         return {} if self._namer is None else {"name": name.text}
 
     def of(self, key: StreamKey, element: Element | None) -> Name:

@@ -75,7 +75,7 @@ def read_passphrase(path: Path) -> str:
 
 
 def ask_passphrase(prompt: str, why: str, *, twice: bool = False, option: str = "--passphrase-file") -> str:
-    """Ask for a passphrase on the terminal. Raises: UsageError, which begins with `why`, if there is no terminal."""
+    """Ask for a passphrase on the terminal. Raises: UsageError without a terminal; it begins with `why`."""
     if not is_terminal(sys.stdin):
         raise UsageError(f"{why}, and there is no terminal to ask for its passphrase: give a file with {option}")
     passphrase: str = click.prompt(prompt, hide_input=True, err=True, confirmation_prompt=twice)

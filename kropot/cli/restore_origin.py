@@ -40,8 +40,8 @@ class RestoreOrigin(Struct, frozen=True, kw_only=True):
     """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
     Both are None if they are not known. `tallies` are the sums over all elements, empty if they are not known. Once all
-    elements have been read, `hidden` counts those of the history that were missing. `survey` sums up what a storage
-    has, if there is no ledger. `workers` is how many processes may read copies, None for one per processor.
+    elements have been read, `hidden` counts those of the history that were missing. `survey` sums up a storage
+    that is read without a ledger. `workers` limits the processes that read copies; None means one per processor.
     """
 
     helds: Iterable[HeldCopy]

@@ -141,7 +141,7 @@ class Trust:
                 self._remember(history, ledger_id)
 
     def skip(self, why: str) -> None:
-        """Note why there is no history to compare. Raises: IntegrityError if checkpoints were given."""
+        """Record why the history cannot be compared. Raises: IntegrityError if checkpoints were given."""
         if self.signed:
             raise IntegrityError(f"{why}, so nothing can be compared with --against: leave it out")
         self.why_not = why

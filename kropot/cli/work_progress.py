@@ -176,7 +176,7 @@ def work_progress(
 ) -> Iterator[WorkProgress]:
     """Yield a display of the work `what`: a bar if stderr is a terminal, log lines with --log-format json, else none.
 
-    With --quiet, there is no display at all. The bar has no thread of its own, so the work may fork.
+    --quiet turns the display off. The bar is drawn by the calling thread, so the work may fork.
     """
     is_json = settings.log_format == "json"
     if settings.quiet or is_json or not is_terminal(sys.stderr):

@@ -113,7 +113,7 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
 
 
 def link_below(root: int, path: Parts) -> bytes | None:
-    """Return a symlink's target, without following other links; None if it is no symlink. Raises: OSError."""
+    """Return the target of a symlink without following other links, or None for anything else. Raises: OSError."""
     folder = descend(root, path[:-1])
     try:
         return os.readlink(path[-1], dir_fd=folder)

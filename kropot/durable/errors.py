@@ -34,7 +34,7 @@ class StorageError(KropotError):
 
 
 class StorageFullError(StorageError):
-    """There is no room: disk, quota or file size limit is reached. Work continues when there is room again."""
+    """The disk is full, or a quota or file size limit was reached. Work continues once space is free again."""
 
     reason = "storage_full"
 

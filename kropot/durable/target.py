@@ -248,7 +248,7 @@ class TargetFolder:
         return open_below(self._fd, path)
 
     def read_link(self, path: Parts) -> bytes | None:
-        """Return a symlink's target, or None if this is no symlink. Raises: OSError."""
+        """Return the target of a symlink, or None for anything else. Raises: OSError."""
         return link_below(self._fd, path)
 
     def open_log(self, name: bytes) -> int:

@@ -102,7 +102,7 @@ class InStep:
             self._said.pop(shown, None)
 
     def _remove_waiting(self, shown: str, further: Further) -> None:
-        """Try now and then to remove erased versions that are no longer locked."""
+        """Retry the removal of erased versions whose locks may have expired, at most every `ERASED_S` seconds."""
         if monotonic() < self._retry_at.get(shown, 0.0):
             return
         self._retry_at[shown] = monotonic() + ERASED_S

@@ -92,7 +92,7 @@ class KeeperTokens:
         return self._state.all()
 
     def revoke(self, number: int) -> KeeperTokenRow:
-        """Revoke a token. A running keeper refuses it at once. Raises: UsageError if there is no such token."""
+        """Revoke a token. A running keeper rejects it at once. Raises: UsageError for an unknown number."""
         if not self._state.revoke(number, self._clock_s()):
             raise UsageError(f"there is no token with the number {number}: find it with `kropotcli keeper token list`")
         return next(row for row in self._state.all() if row.number == number)

@@ -122,7 +122,7 @@ class _Drain:
         verdict = paging.look_deeper(size, is_encrypted=self.is_encrypted)
         if verdict == "full":
             if paging.reached is None:
-                # No line of the largest page can be read, so there is no date to continue from.
+                # Even the largest page has no readable line, and so no date to continue from.
                 raise ListingFailedError("unreadable")
             self._jump(paging.reached, paging.reached)
         return verdict == "end"

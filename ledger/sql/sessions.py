@@ -83,16 +83,17 @@ def prepare_sessions(engine: Engine, *, reads_only: bool) -> None:
 
     if engine.dialect.name == "postgresql":
         _guide_planner(engine, reads_only=reads_only)
-    else:
-        let_locks_wait(engine)
+    let_locks_wait(engine)
 
 
 def let_locks_wait(engine: Engine) -> None:
-    """Let a statement that waited for a locked row continue with the row as it is then, on MySQL and MariaDB.
+    """Let a statement that waited for a locked row continue with the row as it is then. MySQL and MariaDB only.
 
     MariaDB from 11.6 on fails the statement instead (error 1020), even with READ COMMITTED, if it also reads rows
     without a lock. Older versions do so if they are configured to.
     """
+    if engine.dialect.name not in {"mysql", "mariadb"}:
+        return
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _record: Any) -> None:

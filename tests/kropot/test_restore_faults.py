@@ -8,8 +8,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
-import time
 import tracemalloc
 from contextlib import suppress
 from functools import partial
@@ -22,6 +20,7 @@ from kropot.durable import rename, target
 from kropot.durable.refusals import TreeError
 from kropot.durable.target import WORK
 from kropot.objects.memory import MemoryObjects
+from kropot.processes import threads_have_ended
 from kropot.replay.fold import walk
 from kropot.replay.snapshots import pointers_at
 from kropot.restore.export import Unexported
@@ -64,10 +63,7 @@ class Trap:
 
 def killed_at(call: int, work: Callable[[], None]) -> bool:
     """Do the work in a process of its own that ends, without a word, at its n-th call; return whether it came there."""
-    for _ in range(100):  # a joined thread that is still ending holds locks
-        if len(list(Path("/proc/self/task").iterdir())) <= threading.active_count():
-            break
-        time.sleep(0.001)
+    threads_have_ended()  # where a library of another test has threads, they stay
     child = os.fork()
     if child == 0:
         status = 1

@@ -143,8 +143,7 @@ def _engine(url: sa.URL) -> sa.Engine:
             # A pooler can run the next transaction in another session, which has other prepared statements.
             arguments["prepare_threshold"] = None
         engine = sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=arguments)
-        if engine.dialect.name != "postgresql":
-            let_locks_wait(engine)
+        let_locks_wait(engine)
         return engine
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
 

@@ -98,7 +98,7 @@ class Peer:
 
     def command(self, place: Place, step: Step) -> list[str]:
         """Return what is measured; it runs in `place.back`."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of peer has its own
 
     def restored(self, place: Place) -> Path:
         """Return where the folder is after a restore."""
